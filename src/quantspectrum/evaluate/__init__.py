@@ -1,0 +1,1 @@
+"""Measuring a variant: loss, accuracy, prompts, resources."""

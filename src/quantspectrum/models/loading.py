@@ -1,0 +1,275 @@
+"""Loading a model with its processor, from a Hub id, a directory or a GGUF file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from quantspectrum.artifacts import ModelIdentity
+from quantspectrum.errors import UserError
+from quantspectrum.models import adapter_for
+from quantspectrum.models.adapter import Adapter, Layout
+from quantspectrum.provenance import describe_model
+
+__all__ = ["Loaded", "ModelSpec", "check_safetensors", "load_model", "pick_device"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What to load and how.
+
+    Attributes:
+        model: Hub id or local directory.
+        revision: Hub branch, tag or commit.
+        gguf_file: Name of a GGUF file inside it; its weights are dequantized.
+        dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU, where it is faster.
+        device: ``auto`` is the first GPU, or the CPU.
+        trust_remote_code: Run code that comes with the model. Off unless asked for.
+    """
+
+    model: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to run, in evaluation mode, and everything that belongs to it.
+
+    ``storage_dtype`` is the type its checkpoint keeps weights in; they may be loaded in a wider
+    one without their values changing.
+    """
+
+    model: nn.Module
+    processor: ProcessorMixin | PreTrainedTokenizerBase
+    config: PretrainedConfig
+    adapter: Adapter
+    layout: Layout
+    identity: ModelIdentity
+    device: torch.device
+    spec: ModelSpec
+    storage_dtype: torch.dtype
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model can be shown pictures."""
+        return self.adapter.task == "image-text-to-text"
+
+
+def pick_device(device: str) -> torch.device:
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UserError: The device is unknown or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
+    if found.type not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"device {device!r} is not there: {count} GPUs found; use --device cpu")
+    return found
+
+
+def load_model(spec: ModelSpec) -> Loaded:
+    """Load a model and its processor.
+
+    Raises:
+        UserError: Nothing is there, it is not a supported model, a file is broken or lacks
+            weights, or only unsafe (pickled) weights are present.
+    """
+    device = pick_device(spec.device)
+    dtype = _pick_dtype(spec.dtype, device)
+    _check_directory(spec)
+    config = _load_config(spec)
+    adapter = adapter_for(config)
+    model, missing = _load_weights(spec, adapter, dtype, device)
+    if missing:
+        raise UserError(
+            f"{spec.model} lacks {len(missing)} weights the model needs, {sorted(missing)[0]} "
+            "first; the checkpoint is incomplete: fetch it again"
+        )
+    model.eval().requires_grad_(False)
+    return Loaded(
+        model=model,
+        processor=_load_processor(spec, adapter),
+        config=model.config,
+        adapter=adapter,
+        layout=adapter.layout(model),
+        identity=describe_model(
+            model,
+            model.config,
+            model_id=_model_id(spec),
+            revision=getattr(model.config, "_commit_hash", None) or spec.revision,
+        ),
+        device=device,
+        spec=spec,
+        storage_dtype=_storage_dtype(config, dtype, spec),
+    )
+
+
+def _storage_dtype(config: PretrainedConfig, loaded: torch.dtype, spec: ModelSpec) -> torch.dtype:
+    source = config.dtype
+    if spec.gguf_file is not None or not isinstance(source, torch.dtype):
+        return loaded
+    return source if loaded == torch.float32 else loaded
+
+
+def _model_id(spec: ModelSpec) -> str:
+    path = Path(spec.model)
+    return path.resolve().name if path.is_dir() else spec.model
+
+
+def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; use auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _check_directory(spec: ModelSpec) -> None:
+    """Find out what is wrong with a local directory before a library says it less clearly."""
+    path = Path(spec.model)
+    looks_local = spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1
+    if not path.exists():
+        if looks_local:
+            raise UserError(f"model directory {spec.model} does not exist")
+        return
+    if not path.is_dir():
+        raise UserError(f"{spec.model} is a file; give the directory that holds the model")
+    if spec.gguf_file is not None:
+        if not (path / spec.gguf_file).is_file():
+            raise UserError(f"{spec.model} holds no file {spec.gguf_file!r} (--gguf-file)")
+        return
+    if not (path / "config.json").is_file():
+        raise UserError(f"{spec.model} holds no config.json: it is not a model directory")
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        raise UserError(
+            f"{spec.model} holds no .safetensors file; pickled weights are not loaded: "
+            "convert them to safetensors first"
+        )
+    for shard in shards:
+        check_safetensors(shard)
+
+
+def check_safetensors(path: Path) -> None:
+    """Check a safetensors file's header against its length, without reading the tensors.
+
+    Raises:
+        UserError: The file is truncated or is not a safetensors file.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            if header_size > min(size, 100_000_000):
+                raise ValueError("header longer than the file")
+            header = json.loads(file.read(header_size))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        expected = 8 + header_size + max(ends, default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a safetensors file ({error}); fetch it again") from None
+    if size != expected:
+        raise UserError(f"{path} has {size} bytes where {expected} are due; fetch it again")
+
+
+def _load_config(spec: ModelSpec) -> PretrainedConfig:
+    kwargs: dict[str, Any] = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
+    try:
+        return AutoConfig.from_pretrained(
+            spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **kwargs
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"cannot load {spec.model}: {_first_line(error)}") from error
+
+
+def _load_weights(
+    spec: ModelSpec, adapter: Adapter, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, set[str]]:
+    auto = {
+        "image-text-to-text": AutoModelForImageTextToText,
+        "causal-lm": AutoModelForCausalLM,
+    }[adapter.task]
+    kwargs: dict[str, Any] = (
+        {"gguf_file": spec.gguf_file} if spec.gguf_file else {"use_safetensors": True}
+    )
+    # Without a GPU there is nothing to place, and placing needs the accelerate package.
+    if device.type != "cpu":
+        kwargs["device_map"] = {"": device}
+    try:
+        with _QuietTransformers():
+            model, info = auto.from_pretrained(
+                spec.model,
+                revision=spec.revision,
+                dtype=dtype,
+                trust_remote_code=spec.trust_remote_code,
+                output_loading_info=True,
+                **kwargs,
+            )
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(f"{spec.model} does not fit on {device}; use --device cpu") from error
+        raise UserError(f"cannot load {spec.model}: {_first_line(error)}") from error
+    return model, {*info["missing_keys"], *(str(k[0]) for k in info["mismatched_keys"])}
+
+
+def _load_processor(spec: ModelSpec, adapter: Adapter) -> ProcessorMixin | PreTrainedTokenizerBase:
+    auto: Any = AutoProcessor if adapter.task == "image-text-to-text" else AutoTokenizer
+    kwargs: dict[str, Any] = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
+    try:
+        processor = auto.from_pretrained(
+            spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **kwargs
+        )
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cannot load the processor of {spec.model}: {_first_line(error)}"
+        ) from error
+    assert isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase)
+    return processor
+
+
+class _QuietTransformers:
+    """Silence the loading report of transformers: missing weights are an error of our own."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("transformers")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

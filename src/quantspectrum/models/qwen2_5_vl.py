@@ -1,0 +1,44 @@
+"""Qwen2.5-VL: a vision tower with a patch merger in front of a Qwen2 language model."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from quantspectrum.models.adapter import Layout, Stack, Task
+
+__all__ = ["Qwen25VLAdapter"]
+
+
+class Qwen25VLAdapter:
+    """Layout of ``Qwen2_5_VLForConditionalGeneration``.
+
+    vLLM and SGLang merge q/k/v and gate/up of the language model and gate/up of the vision
+    MLP; the vision attention's ``qkv`` is one op already.
+    """
+
+    task: Task = "image-text-to-text"
+
+    def handles(self, config: PretrainedConfig) -> bool:
+        """Whether the configuration is a Qwen2.5-VL one."""
+        return bool(config.model_type == "qwen2_5_vl")
+
+    def layout(self, model: nn.Module) -> Layout:  # noqa: ARG002 - the names are fixed
+        """The family's fixed layout."""
+        return Layout(
+            components={
+                "model.visual": "vision",
+                "model.visual.merger": "merger",
+                "model.language_model": "language",
+                "lm_head": "head",
+            },
+            stacks=(
+                Stack(component="vision", path="model.visual.blocks"),
+                Stack(component="language", path="model.language_model.layers"),
+            ),
+            head="lm_head",
+            fused={
+                "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+                "gate_up_proj": ("gate_proj", "up_proj"),
+            },
+        )

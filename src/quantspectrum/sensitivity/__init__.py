@@ -1,0 +1,1 @@
+"""Measuring how much each op matters: capture and replay, one file a metric, the journal."""

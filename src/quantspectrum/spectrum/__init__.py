@@ -1,0 +1,1 @@
+"""From a ranking and its constraints to profiles."""
