@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-__all__ = ["Stopwatch", "describe_model", "environment"]
+__all__ = ["Stopwatch", "describe_model", "environment", "reset_peak_memory"]
 
 _PACKAGES = ("torch", "torchvision", "transformers", "compressed-tensors", "safetensors", "numpy")
 _FINGERPRINT_VALUES = 64
@@ -105,13 +105,9 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         """Start now."""
-        import torch
-
         self._device = device
         self._created = datetime.now(UTC).isoformat(timespec="seconds")
         self._start = time.perf_counter()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
 
     @property
     def wall_s(self) -> float:
@@ -120,7 +116,7 @@ class Stopwatch:
 
     @property
     def peak_device_bytes(self) -> int | None:
-        """Most device memory allocated since the start; ``None`` on the CPU."""
+        """Most device memory allocated since :func:`reset_peak_memory`; ``None`` on the CPU."""
         import torch
 
         if self._device.type != "cuda":
@@ -141,6 +137,14 @@ class Stopwatch:
             peak_host_bytes=_peak_host_bytes(),
             peak_device_bytes=self.peak_device_bytes,
         )
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new count of peak device memory: done once per stage, never inside one."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak_host_bytes() -> int | None:

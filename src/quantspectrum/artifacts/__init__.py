@@ -1,0 +1,80 @@
+"""The records every stage reads and writes: frozen, versioned, complete in themselves.
+
+A record on disk is UTF-8 JSON. It is written to a temporary file beside its destination and
+renamed, so that a reader never meets half a record. Reading refuses unknown versions, unknown
+keys and records of another kind.
+"""
+
+from __future__ import annotations
+
+from quantspectrum.artifacts.base import (
+    Artifact,
+    DataIdentity,
+    Environment,
+    ModelIdentity,
+    Provenance,
+    Record,
+)
+from quantspectrum.artifacts.evaluation import (
+    Accuracy,
+    DecodeLatency,
+    Evaluation,
+    Loss,
+    PromptResult,
+    Resources,
+    SampleLoss,
+)
+from quantspectrum.artifacts.files import (
+    read_artifact,
+    sha256_file,
+    write_artifact,
+    write_text,
+)
+from quantspectrum.artifacts.run import (
+    RunRecord,
+    StageState,
+)
+from quantspectrum.artifacts.sensitivity import (
+    Coverage,
+    Op,
+    OpNote,
+    OpScore,
+    SensitivityReport,
+)
+from quantspectrum.artifacts.spectrum import (
+    Manifest,
+    Profile,
+    Spectrum,
+    Verification,
+)
+
+__all__ = [
+    "Accuracy",
+    "Artifact",
+    "Coverage",
+    "DataIdentity",
+    "DecodeLatency",
+    "Environment",
+    "Evaluation",
+    "Loss",
+    "Manifest",
+    "ModelIdentity",
+    "Op",
+    "OpNote",
+    "OpScore",
+    "Profile",
+    "PromptResult",
+    "Provenance",
+    "Record",
+    "Resources",
+    "RunRecord",
+    "SampleLoss",
+    "SensitivityReport",
+    "Spectrum",
+    "StageState",
+    "Verification",
+    "read_artifact",
+    "sha256_file",
+    "write_artifact",
+    "write_text",
+]

@@ -1,0 +1,88 @@
+"""Records on disk: written whole or not at all, and checked when read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from quantspectrum.artifacts.base import SCHEMA_VERSION, Artifact
+from quantspectrum.errors import UserError
+
+__all__ = [
+    "read_artifact",
+    "sha256_file",
+    "write_artifact",
+    "write_text",
+]
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds either what it held before or all of it.
+
+    Raises:
+        UserError: The folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space or choose another --out"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_artifact(path: Path, artifact: Artifact) -> None:
+    """Write a record as JSON, atomically."""
+    write_text(path, artifact.model_dump_json(indent=1) + "\n")
+
+
+def read_artifact(path: Path, kind: type[A]) -> A:
+    """Read a record of the given kind.
+
+    Raises:
+        UserError: The file is missing, is not JSON, is another kind of record, or has a version
+            or keys this release does not know.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the path of a {kind.KIND} record") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not readable as JSON ({error}); write it again") from error
+    if not isinstance(raw, dict) or raw.get("kind") != kind.KIND:
+        found = raw.get("kind") if isinstance(raw, dict) else type(raw).__name__
+        raise UserError(f"{path} is not a {kind.KIND} record (kind: {found})")
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {raw.get('schema_version')}, this release reads "
+            f"{SCHEMA_VERSION}; make it again with this release"
+        )
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {where}: {first['msg']}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,46 @@
+"""Which lenses, backends and devices work here, and how to get the rest."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+
+from quantspectrum.artifacts import Record
+from quantspectrum.backends import BACKENDS
+
+__all__ = ["Finding", "examine"]
+
+
+class Finding(Record):
+    """One thing that was looked for."""
+
+    kind: Literal["device", "lens", "backend", "data", "model"]
+    name: str
+    works: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Look for devices, lenses, backends and optional packages."""
+    findings = [Finding(kind="device", name="cpu", works=True, detail="float32 by default")]
+    if not torch.cuda.is_available():
+        detail = "no CUDA device; install a CUDA build of torch on a machine that has one"
+        findings.append(Finding(kind="device", name="cuda", works=False, detail=detail))
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        findings.append(Finding(kind="device", name=f"cuda:{index}", works=True, detail=detail))
+    findings.append(Finding(kind="lens", name="native:mse_v2", works=True, detail="built in"))
+    findings += [Finding(kind="backend", name=n, works=True, detail="built in") for n in BACKENDS]
+    findings.append(_package("data", "hub:ID", "datasets", "datasets"))
+    findings.append(_package("model", "--gguf-file", "gguf", "gguf"))
+    findings.append(_package("model", "device placement", "accelerate", "accelerate"))
+    return findings
+
+
+def _package(kind: Literal["data", "model"], name: str, package: str, extra: str) -> Finding:
+    works = find_spec(package) is not None
+    advice = f"pip install 'quantspectrum[{extra}]'"
+    return Finding(kind=kind, name=name, works=works, detail=package if works else advice)

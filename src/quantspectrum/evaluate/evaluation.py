@@ -1,0 +1,108 @@
+"""The evaluate stage: one model or variant, everything that is measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantspectrum import backends
+from quantspectrum.artifacts import DataIdentity, Evaluation, Manifest, Resources, read_artifact
+from quantspectrum.data.encode import encode
+from quantspectrum.data.sample import Sample
+from quantspectrum.evaluate.generation import measure_accuracy, run_prompts
+from quantspectrum.evaluate.latency import measure_latency
+from quantspectrum.evaluate.loss import measure_loss
+from quantspectrum.models.loading import Loaded
+from quantspectrum.provenance import Stopwatch
+
+__all__ = ["EvaluationRequest", "evaluate_model", "manifest_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What to measure a model on.
+
+    Attributes:
+        samples: Held-out samples: the loss is measured on all of them, exact match on those
+            with references.
+        prompts: Prompts whose answers are shown.
+        data: Identities of samples and prompts.
+        label: Name shown in reports.
+        batch_size: Samples a forward pass.
+        max_length: Longest sample, in tokens; ``None`` is no limit.
+        max_new_tokens: Longest answer.
+        latency_batch_sizes: Batch sizes timed.
+        seed: Seed the data was drawn with, for the record.
+    """
+
+    samples: Sequence[Sample]
+    prompts: Sequence[Sample]
+    data: tuple[DataIdentity, ...]
+    label: str
+    batch_size: int = 8
+    max_length: int | None = None
+    max_new_tokens: int = 48
+    latency_batch_sizes: tuple[int, ...] = (1,)
+    seed: int = 0
+
+
+def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float) -> Evaluation:
+    """Measure one model.
+
+    Args:
+        loaded: The baseline, or a variant loaded back from its directory.
+        request: What to measure it on.
+        load_s: How long loading took.
+    """
+    watch = Stopwatch(loaded.device)
+    manifest = manifest_of(Path(loaded.spec.model))
+    batches = encode(
+        request.samples,
+        loaded.processor,
+        batch_size=request.batch_size,
+        max_length=request.max_length,
+    )
+    return Evaluation(
+        label=request.label,
+        profile=manifest.profile.name if manifest is not None else None,
+        loss=measure_loss(loaded, batches),
+        accuracy=measure_accuracy(
+            loaded,
+            request.samples,
+            batch_size=request.batch_size,
+            max_new_tokens=request.max_new_tokens,
+        ),
+        prompts=run_prompts(loaded, request.prompts, max_new_tokens=request.max_new_tokens),
+        resources=Resources(
+            disk_bytes=_weight_file_bytes(loaded),
+            load_s=load_s,
+            kernel="native" if _quantization(loaded) is None else "emulated",
+            latency=tuple(
+                measure_latency(loaded, batch_size=size) for size in request.latency_batch_sizes
+            ),
+        ),
+        provenance=watch.provenance(loaded.identity, request.data, seed=request.seed),
+    )
+
+
+def manifest_of(directory: Path) -> Manifest | None:
+    """The manifest of a variant's directory; ``None`` for any other model."""
+    path = directory / "manifest.json"
+    return read_artifact(path, Manifest) if path.is_file() else None
+
+
+def _quantization(loaded: Loaded) -> object:
+    return getattr(loaded.config, "quantization_config", None) if not _is_gguf(loaded) else None
+
+
+def _is_gguf(loaded: Loaded) -> bool:
+    return loaded.spec.gguf_file is not None
+
+
+def _weight_file_bytes(loaded: Loaded) -> int:
+    """Bytes of the weight files; where they are not at hand, of the same weights written out."""
+    files = list(Path(loaded.spec.model).glob("*.safetensors"))
+    if files and not _is_gguf(loaded):
+        return sum(file.stat().st_size for file in files)
+    return backends.BACKENDS["compressed-tensors"].predicted_bytes(loaded, {})

@@ -1,0 +1,297 @@
+"""``run``: all stages in a row, in one directory, going on from where they were."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantspectrum import stages
+from quantspectrum.artifacts import (
+    Evaluation,
+    Record,
+    RunRecord,
+    SensitivityReport,
+    Spectrum,
+    StageState,
+    read_artifact,
+    write_artifact,
+)
+from quantspectrum.errors import UserError
+from quantspectrum.models.loading import Loaded, ModelSpec, load_model, pick_device
+from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
+from quantspectrum.report import Comparison, write_report
+from quantspectrum.spectrum.build import DEFAULT_CUTS, parse_cuts
+
+__all__ = ["Run", "RunRequest", "Stopped", "demo_request"]
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: what was measured is written
+    """The run was interrupted; its directory holds what was done, and running again goes on."""
+
+
+class RunRequest(Record):
+    """Everything a run is asked; equal requests give the same run."""
+
+    model: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    data: stages.DataRequest = stages.DataRequest()
+    ops: stages.OpsRequest = stages.OpsRequest()
+    format: str = "w8a8"
+    base: tuple[stages.Base, ...] = ("fallback",)
+    cut: tuple[str, ...] = ()
+    backend: str = "compressed-tensors"
+
+    def options(self) -> dict[str, Any]:
+        """The request by the names of the command line's options."""
+        return (
+            self.model_dump(mode="json", exclude={"data", "ops"})
+            | self.data.model_dump(mode="json")
+            | self.ops.model_dump(mode="json")
+        )
+
+    def spec(self) -> ModelSpec:
+        """How to load the baseline."""
+        return ModelSpec(
+            model=self.model,
+            revision=self.revision,
+            gguf_file=self.gguf_file,
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def demo_request(device: str = "auto") -> RunRequest:
+    """The demo: the embedded model on its own scenes, in per-tensor static W8A8.
+
+    Static activations are what INC, ONNX Runtime and TensorRT use, and what makes the choice of
+    ops matter.
+    """
+    from quantspectrum.demo import model_dir
+
+    return RunRequest(
+        model=str(model_dir()),
+        device=device,
+        format="w8a8-static",
+        base=("fallback", "isolate"),
+        data=stages.DataRequest(
+            data=("demo",), calibration=64, samples=64, eval_samples=256, batch_size=32
+        ),
+    )
+
+
+class Run:
+    """A run directory and the stages that fill it.
+
+    Args:
+        directory: Where everything goes; made when it is not there.
+        request: What is asked.
+        progress: Given a title and a number of steps, returns what is called after each step.
+        say: Told one line before each stage.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        request: RunRequest,
+        *,
+        progress: Callable[[str, int], Callable[[], None]],
+        say: Callable[[str], None],
+    ) -> None:
+        """Start a run, or take up the one that is there.
+
+        Raises:
+            UserError: The directory holds a run that was asked something else, or other things.
+        """
+        self._dir = directory
+        self._request = request
+        self._progress = progress
+        self._say = say
+        self._loaded: Loaded | None = None
+        self._load_s = 0.0
+        self._record = self._open()
+
+    def _open(self) -> RunRecord:
+        path = self._dir / "run.json"
+        asked = self._request.options()
+        if path.exists():
+            record = read_artifact(path, RunRecord)
+            changed = sorted(k for k in asked if record.request.get(k) != asked[k])
+            if changed:
+                raise UserError(
+                    f"{self._dir} holds a run with another {', '.join(changed)}; choose another "
+                    "--out, or ask the same to go on with it"
+                )
+            return record
+        if self._dir.exists() and any(self._dir.iterdir()):
+            raise UserError(f"{self._dir} is not empty and holds no run; choose another --out")
+        cuts = parse_cuts(self._request.cut) or DEFAULT_CUTS
+        profiles = [name for name, share in cuts.items() if share > 0]
+        names = [
+            "baseline",
+            *(f"sensitivity:{base}" for base in self._request.base),
+            "spectrum",
+            *(f"quantize:{profile}" for profile in profiles),
+            *(f"evaluate:{profile}" for profile in profiles),
+        ]
+        record = RunRecord(
+            request=asked,
+            environment=environment(pick_device(self._request.device)),
+            stages={name: StageState(state="pending") for name in names},
+        )
+        write_artifact(path, record)
+        return record
+
+    def report_path(self, base: stages.Base) -> Path:
+        """Where the sensitivity report of a base is."""
+        return self._dir / "sensitivity" / f"native-mse_v2.{base}.json"
+
+    def execute(self) -> Comparison:
+        """Do every stage that is not done yet, in order.
+
+        Raises:
+            Stopped: Interrupted; what was measured is on disk.
+            UserError: A stage failed; the stages before it are kept.
+        """
+        self._stage("baseline", self._baseline)
+        for base in self._request.base:
+            self._stage(f"sensitivity:{base}", partial(self._sensitivity, base))
+        self._stage("spectrum", self._spectrum)
+        profiles = [
+            p.name for p in read_artifact(self._dir / "spectrum.json", Spectrum).profiles if p.ops
+        ]
+        for name in profiles:
+            self._stage(f"quantize:{name}", partial(self._quantize, name))
+        self._drop_model()
+        for name in profiles:
+            self._stage(f"evaluate:{name}", partial(self._evaluate, name))
+        self._say("report")
+        return write_report(self._dir)
+
+    def incomplete(self) -> list[SensitivityReport]:
+        """Sensitivity reports that do not cover all they were asked to."""
+        reports = [
+            read_artifact(self.report_path(base), SensitivityReport) for base in self._request.base
+        ]
+        return [report for report in reports if not report.complete]
+
+    def _stage(self, name: str, work: Callable[[], Any]) -> None:
+        if self._record.stages[name].state == "done":
+            return
+        self._say(name)
+        device = pick_device(self._request.device)
+        reset_peak_memory(device)
+        watch = Stopwatch(device)
+        self._mark(name, StageState(state="running"))
+        try:
+            work()
+        except (Exception, KeyboardInterrupt, Stopped) as error:
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._mark(name, StageState(state="failed", wall_s=watch.wall_s, error=told))
+            if isinstance(error, KeyboardInterrupt):
+                raise Stopped(f"interrupted in stage {name}") from None
+            raise
+        self._mark(
+            name,
+            StageState(
+                state="done", wall_s=watch.wall_s, peak_device_bytes=watch.peak_device_bytes
+            ),
+        )
+
+    def _mark(self, name: str, state: StageState) -> None:
+        changed = self._record.stages | {name: state}
+        self._record = self._record.model_copy(update={"stages": changed})
+        write_artifact(self._dir / "run.json", self._record)
+
+    def _model(self) -> Loaded:
+        if self._loaded is None:
+            start = time.perf_counter()
+            self._loaded = load_model(self._request.spec())
+            self._load_s = time.perf_counter() - start
+        return self._loaded
+
+    def _drop_model(self) -> None:
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _baseline(self) -> Evaluation:
+        loaded = self._model()
+        return stages.evaluate(
+            loaded,
+            self._dir / "baseline" / "evaluation.json",
+            data=self._request.data,
+            label="baseline",
+            load_s=self._load_s,
+        )
+
+    def _sensitivity(self, base: stages.Base) -> None:
+        report = stages.sensitivity(
+            self._model(),
+            self.report_path(base),
+            data=self._request.data,
+            ops=self._request.ops,
+            format_name=self._request.format,
+            base=base,
+            progress=lambda steps: self._progress(f"sensitivity ({base})", steps),
+        )
+        if stages.stopped(report):
+            raise Stopped(
+                f"sensitivity ({base}) {report.stopped_by} with {report.coverage.scored} ops scored"
+            )
+
+    def _spectrum(self) -> Spectrum:
+        return stages.spectrum(
+            self.report_path(self._request.base[0]),
+            self._dir / "spectrum.json",
+            cuts=self._request.cut,
+        )
+
+    def _quantize(self, profile: str) -> None:
+        out = self._dir / "variants" / profile
+        # A variant without a finished stage was complete but not yet noted: it is made again.
+        if out.exists():
+            _remove_variant(out)
+        stages.quantize(
+            self._model(),
+            self._dir / "spectrum.json",
+            profile,
+            out,
+            backend=self._request.backend,
+        )
+
+    def _evaluate(self, profile: str) -> None:
+        variant = self._dir / "variants" / profile
+        baseline = read_artifact(self._dir / "baseline" / "evaluation.json", Evaluation)
+        spec = ModelSpec(
+            model=str(variant),
+            dtype=baseline.provenance.model.dtype,
+            device=self._request.device,
+            trust_remote_code=self._request.trust_remote_code,
+        )
+        start = time.perf_counter()
+        loaded = load_model(spec)
+        stages.evaluate(
+            loaded,
+            self._dir / "evaluations" / f"{profile}.json",
+            data=self._request.data,
+            label=profile,
+            load_s=time.perf_counter() - start,
+        )
+
+
+def _remove_variant(directory: Path) -> None:
+    assert (directory / "manifest.json").is_file(), f"{directory} is not a variant"
+    shutil.rmtree(directory)

@@ -1,0 +1,224 @@
+"""The stages: each a function from files to files. ``run`` is these in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from quantspectrum.artifacts import (
+    DataIdentity,
+    Evaluation,
+    Manifest,
+    Record,
+    SensitivityReport,
+    Spectrum,
+    read_artifact,
+    sha256_file,
+    write_artifact,
+    write_text,
+)
+from quantspectrum.backends.quantize import quantize_profile
+from quantspectrum.data.encode import encode
+from quantspectrum.data.prompts import load_prompts
+from quantspectrum.data.sample import Sample
+from quantspectrum.data.splits import Splits, identity, make_splits
+from quantspectrum.errors import UserError
+from quantspectrum.evaluate.evaluation import EvaluationRequest, evaluate_model
+from quantspectrum.formats import preset
+from quantspectrum.lenses.native import NativeRequest, score_ops
+from quantspectrum.models.loading import Loaded
+from quantspectrum.models.ops import list_ops
+from quantspectrum.report import sensitivity_markdown
+from quantspectrum.spectrum.build import DEFAULT_CUTS, build_spectrum, parse_cuts
+
+__all__ = [
+    "Base",
+    "DataRequest",
+    "OpsRequest",
+    "evaluate",
+    "quantize",
+    "sensitivity",
+    "spectrum",
+    "stopped",
+]
+
+Base = Literal["isolate", "fallback"]
+
+
+class DataRequest(Record):
+    """Which samples to draw; the three sets are disjoint.
+
+    Attributes:
+        data: Data specs; none means the built-in synthetic scenes, for models that see images.
+        images: Folder of the pictures a COCO file names.
+        calibration: Samples that set static input ranges.
+        samples: Samples the sensitivities are measured on.
+        eval_samples: Samples the final figures are measured on.
+        prompts: JSONL file of prompts; none means the built-in ones.
+        batch_size: Samples a forward pass.
+        max_length: Longest sample, in tokens.
+        max_new_tokens: Longest answer, in tokens.
+        seed: Seed of the draw.
+    """
+
+    data: tuple[str, ...] = ()
+    images: str | None = None
+    calibration: int = 32
+    samples: int = 32
+    eval_samples: int = 64
+    prompts: str | None = None
+    batch_size: int = 8
+    max_length: int = 1024
+    max_new_tokens: int = 48
+    seed: int = 0
+
+    def specs(self, takes_images: bool) -> tuple[str, ...]:
+        """The data specs, with the built-in scenes where none are given.
+
+        Raises:
+            UserError: None are given for a model that takes text alone.
+        """
+        if self.data:
+            return self.data
+        if takes_images:
+            return ("demo",)
+        raise UserError("no data: give --data, such as --data text:FILE or --data coco:FILE")
+
+    def splits(self, takes_images: bool) -> Splits:
+        """Draw the three sets."""
+        return make_splits(
+            self.specs(takes_images),
+            images=Path(self.images) if self.images is not None else None,
+            calibration=self.calibration,
+            selection=self.samples,
+            evaluation=self.eval_samples,
+            seed=self.seed,
+        )
+
+    def prompt_samples(self, takes_images: bool) -> list[Sample]:
+        """The prompts to answer: the user's, the demo's own, or the built-in set."""
+        if self.prompts is None and self.data == ("demo",):
+            from quantspectrum.demo import demo_prompts
+
+            return demo_prompts()
+        path = Path(self.prompts) if self.prompts is not None else None
+        return load_prompts(path, images=takes_images)
+
+
+class OpsRequest(Record):
+    """Which ops are candidates; see :func:`quantspectrum.models.ops.list_ops`."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    type: tuple[str, ...] = ("Linear",)
+
+
+def sensitivity(
+    loaded: Loaded,
+    out: Path,
+    *,
+    data: DataRequest,
+    ops: OpsRequest,
+    format_name: str,
+    base: Base,
+    progress: Callable[[int], Callable[[], None]],
+) -> SensitivityReport:
+    """Score every candidate and write ``out`` (JSON) and the same as Markdown beside it.
+
+    The measurements are kept in a journal beside ``out`` while they are made, so that the same
+    call goes on where it was interrupted; it is removed once the scan is whole.
+
+    Args:
+        loaded: The model.
+        out: The report, ``….json``.
+        data: Which samples to use.
+        ops: Which ops are candidates.
+        format_name: Preset tried on every op.
+        base: What surrounds the op under test.
+        progress: Given the number of steps, returns what is called after each.
+    """
+    table = list_ops(
+        loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
+    )
+    splits = data.splits(loaded.takes_images)
+    journal = out.with_suffix(".journal.jsonl")
+    calibration, selection = (
+        encode(part, loaded.processor, batch_size=data.batch_size, max_length=data.max_length)
+        for part in (splits.calibration, splits.selection)
+    )
+    request = NativeRequest(
+        format=preset(format_name),
+        base=base,
+        calibration=calibration,
+        selection=selection,
+        data=(
+            identity(splits.calibration, splits.source, "calibration"),
+            identity(splits.selection, splits.source, "selection"),
+        ),
+        seed=data.seed,
+        journal=journal,
+    )
+    step = progress(len(table.candidates) * len(selection))
+    report = score_ops(loaded, table, request, step=step)
+    write_artifact(out, report)
+    write_text(out.with_suffix(".md"), sensitivity_markdown(report))
+    if not stopped(report):
+        journal.unlink()
+    return report
+
+
+def stopped(report: SensitivityReport) -> bool:
+    """Whether the scan behind a report was ended before it was through."""
+    return report.stopped_by is not None
+
+
+def spectrum(report_path: Path, out: Path, *, cuts: Sequence[str] = ()) -> Spectrum:
+    """Cut a ranking into profiles and write them to ``out``; no ``cuts`` means the default ones."""
+    report = read_artifact(report_path, SensitivityReport)
+    made = build_spectrum(
+        report,
+        report_sha256=sha256_file(report_path),
+        cuts=parse_cuts(cuts) if cuts else DEFAULT_CUTS,
+    )
+    write_artifact(out, made)
+    return made
+
+
+def quantize(
+    loaded: Loaded, spectrum_path: Path, profile: str, out: Path, *, backend: str
+) -> Manifest:
+    """Write the variant of one profile to the directory ``out``."""
+    return quantize_profile(
+        loaded,
+        read_artifact(spectrum_path, Spectrum),
+        profile,
+        out,
+        spectrum_sha256=sha256_file(spectrum_path),
+        backend_name=backend,
+    )
+
+
+def evaluate(
+    loaded: Loaded, out: Path, *, data: DataRequest, label: str, load_s: float
+) -> Evaluation:
+    """Measure a model or variant on the evaluation split and write the record to ``out``."""
+    splits = data.splits(loaded.takes_images)
+    prompts = data.prompt_samples(loaded.takes_images)
+    identities: tuple[DataIdentity, ...] = (
+        identity(splits.evaluation, splits.source, "evaluation"),
+        identity(prompts, data.prompts or "built-in prompts", "prompts"),
+    )
+    request = EvaluationRequest(
+        samples=splits.evaluation,
+        prompts=prompts,
+        data=identities,
+        label=label,
+        batch_size=data.batch_size,
+        max_length=data.max_length,
+        max_new_tokens=data.max_new_tokens,
+        seed=data.seed,
+    )
+    evaluation = evaluate_model(loaded, request, load_s=load_s)
+    write_artifact(out, evaluation)
+    return evaluation
