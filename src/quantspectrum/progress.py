@@ -30,7 +30,7 @@ def silence_other_bars() -> None:
     def disabled(self: tqdm[Any], *args: Any, **kwargs: Any) -> None:
         draw(self, *args, **kwargs | {"disable": True})
 
-    tqdm.__init__ = disabled  # type: ignore[method-assign]
+    tqdm.__init__ = disabled
 
 
 class Reporter:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from quantspectrum import backends
 from quantspectrum.artifacts import DataIdentity, Evaluation, Manifest, Resources, read_artifact
-from quantspectrum.data.encode import encode
+from quantspectrum.backends.serving import serving_arithmetic
+from quantspectrum.data.encode import Batch, encode
 from quantspectrum.data.sample import Sample
 from quantspectrum.evaluate.generation import measure_accuracy, run_prompts
 from quantspectrum.evaluate.latency import measure_latency
@@ -48,7 +49,7 @@ class EvaluationRequest:
 
 
 def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float) -> Evaluation:
-    """Measure one model.
+    """Measure one model; a variant's activations are quantized as serving engines do it.
 
     Args:
         loaded: The baseline, or a variant loaded back from its directory.
@@ -63,6 +64,18 @@ def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float)
         batch_size=request.batch_size,
         max_length=request.max_length,
     )
+    with serving_arithmetic(loaded.model):
+        return _measure(loaded, request, load_s, watch, manifest, batches)
+
+
+def _measure(
+    loaded: Loaded,
+    request: EvaluationRequest,
+    load_s: float,
+    watch: Stopwatch,
+    manifest: Manifest | None,
+    batches: Sequence[Batch],
+) -> Evaluation:
     return Evaluation(
         label=request.label,
         profile=manifest.profile.name if manifest is not None else None,

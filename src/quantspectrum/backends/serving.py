@@ -1,0 +1,80 @@
+"""Running a loaded compressed-tensors variant with the arithmetic of a serving engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantspectrum.formats import TensorScheme
+from quantspectrum.quantizer import fake_quantize, input_qparams
+
+__all__ = ["serving_arithmetic"]
+
+
+@contextmanager
+def serving_arithmetic(model: nn.Module) -> Iterator[None]:
+    """Fake-quantize the inputs of a variant's quantized ops in float32, per token or static.
+
+    transformers emulates these checkpoints through compressed-tensors, which rounds activations in
+    the model's own type (in bfloat16 a code beyond 64 is off by up to a quarter of a step) and
+    takes one dynamic scale per tensor, not per token, wherever an input has two dimensions, as in
+    vision towers. Serving engines do neither. Weights stay those that were loaded. A model without
+    quantized ops is left alone; forwards are put back on leaving.
+    """
+    quantized: list[tuple[nn.Linear, Any]] = [
+        (module, module.quantization_scheme)
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and hasattr(module, "quantization_scheme")
+    ]
+    if quantized:
+        _unpack(model)
+    replaced: list[tuple[dict[str, Any], Any]] = []
+    try:
+        for module, scheme in quantized:
+            attributes = vars(module)
+            replaced.append((attributes, attributes.get("forward")))
+            attributes["forward"] = _forward(module, scheme.input_activations)
+        yield
+    finally:
+        for attributes, own in replaced:
+            if own is None:
+                del attributes["forward"]
+            else:
+                attributes["forward"] = own
+
+
+@torch.inference_mode()
+def _unpack(model: nn.Module) -> None:
+    """Run one token: compressed-tensors turns codes into weights in the first forward pass."""
+    device = next(model.parameters()).device
+    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False)
+
+
+def _forward(module: nn.Linear, args: Any) -> Callable[[Tensor], Tensor]:
+    if args is None:
+        return lambda x: functional.linear(x, module.weight, module.bias)
+    dynamic = bool(args.dynamic)
+    scheme = TensorScheme(
+        bits=args.num_bits,
+        granularity=str(getattr(args.strategy, "value", args.strategy)),
+        symmetric=args.symmetric,
+        dynamic=dynamic,
+    )
+
+    def forward(x: Tensor) -> Tensor:
+        if dynamic:
+            scale, zero_point = input_qparams(x, scheme)
+        else:
+            scale = module.get_parameter("input_scale").float()
+            zero_point = scale.new_zeros(())
+            if not scheme.symmetric:
+                zero_point = module.get_parameter("input_zero_point").float()
+        x = fake_quantize(x, scale, zero_point, scheme)
+        return functional.linear(x, module.weight, module.bias)
+
+    return forward
