@@ -1,0 +1,189 @@
+"""Wrong input: one sentence that says what, where and what to do; exit code 1; nothing written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from integration.runs import SMALL
+from quantspectrum.cli import main
+from quantspectrum.demo import model_dir
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A copy of the embedded model to damage."""
+    return Path(shutil.copytree(model_dir(), tmp_path / "model"))
+
+
+def sensitivity(model: Path | str, out: Path, *more: str) -> list[str]:
+    command = ["sensitivity", str(model), "--out", str(out / "s.json"), "--quiet", *SMALL]
+    return [*command, "--samples", "2", "--calibration", "2", *more]
+
+
+def test_missing_directory(fails, tmp_path: Path) -> None:
+    message = fails(sensitivity("./nowhere", tmp_path))
+    assert "./nowhere does not exist" in message
+
+
+def test_directory_without_model(fails, tmp_path: Path) -> None:
+    assert "config.json" in fails(sensitivity(tmp_path, tmp_path))
+
+
+def test_no_such_op_pattern(fails, tmp_path: Path) -> None:
+    message = fails(sensitivity(model_dir(), tmp_path, "--exclude", "no_such_proj"))
+    assert "no_such_proj" in message
+    assert "quantspectrum ops" in message
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_nothing_left_to_score(fails, tmp_path: Path) -> None:
+    assert "no op is left" in fails(sensitivity(model_dir(), tmp_path, "--exclude", "*"))
+
+
+def test_truncated_safetensors(fails, model: Path, tmp_path: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    message = fails(sensitivity(model, tmp_path))
+    assert "model.safetensors" in message
+    assert "bytes" in message
+
+
+def test_garbage_safetensors(fails, model: Path, tmp_path: Path) -> None:
+    (model / "model.safetensors").write_bytes(b"not a tensor file")
+    assert "is not a safetensors file" in fails(sensitivity(model, tmp_path))
+
+
+def test_pickled_weights_only(fails, model: Path, tmp_path: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert "safetensors" in fails(sensitivity(model, tmp_path))
+
+
+def test_broken_config(fails, model: Path, tmp_path: Path) -> None:
+    (model / "config.json").write_text("{")
+    assert "config" in fails(sensitivity(model, tmp_path))
+
+
+def test_image_that_is_none(fails, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("hello")
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "what?", "text": "a", "image": "photo.jpg"}) + "\n")
+    message = fails(sensitivity(model_dir(), tmp_path, "--data", f"jsonl:{data}"))
+    assert "photo.jpg" in message
+    assert "not an image" in message
+
+
+def test_wrong_json(fails, tmp_path: Path) -> None:
+    data = tmp_path / "captions.json"
+    data.write_text('{"images": [')
+    assert "captions.json" in fails(sensitivity(model_dir(), tmp_path, "--data", f"coco:{data}"))
+
+
+def test_empty_data_set(fails, tmp_path: Path) -> None:
+    data = tmp_path / "empty.txt"
+    data.write_text("\n\n")
+    assert "empty.txt" in fails(sensitivity(model_dir(), tmp_path, "--data", f"text:{data}"))
+
+
+def test_too_few_samples(fails, tmp_path: Path) -> None:
+    data = tmp_path / "short.txt"
+    data.write_text("One short passage.\n")
+    fails(sensitivity(model_dir(), tmp_path, "--data", f"text:{data}"))
+
+
+def test_pictures_for_a_model_that_takes_text(fails, tmp_path: Path) -> None:
+    text_only = Path(__file__).parents[3] / "shared/assets/models/stories260k"
+    if not text_only.is_dir():
+        pytest.skip("needs a text-only model that is not part of this repository")
+    fails(sensitivity(text_only, tmp_path))
+
+
+def test_sensitivity_report_that_is_none(fails, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text('{"kind": "spectrum", "schema_version": 1}')
+    message = fails(["spectrum", str(path), "--out", str(tmp_path / "out.json")])
+    assert "is not a sensitivity record" in message
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_out_that_is_not_json(fails, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    assert ".json" in fails(["spectrum", str(path), "--out", str(tmp_path / "out.txt")])
+
+
+def test_directory_of_something_else(fails, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    message = fails(["run", str(model_dir()), "--out", str(tmp_path), *SMALL])
+    assert "not empty" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_unknown_device(fails, tmp_path: Path) -> None:
+    assert "device" in fails(sensitivity(model_dir(), tmp_path, "--device", "tpu"))
+
+
+def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["run"], ["no-such-command"], ["run", "x", "--out", "y", "--samples", "0"]):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+class TestAgainstARun:
+    def quantize(self, run: Path, out: Path, *more: str) -> list[str]:
+        command = ["quantize", str(model_dir()), "--spectrum", str(run / "spectrum.json")]
+        return [*command, "--profile", "mild", "--out", str(out), "--device", "cpu", *more]
+
+    def test_unknown_profile(self, fails, finished_run: Path, tmp_path: Path) -> None:
+        command = self.quantize(finished_run, tmp_path / "v", "--profile", "wild")
+        assert "it has: baseline, mild, medium, aggressive, max" in fails(command)
+
+    def test_unknown_backend(self, fails, finished_run: Path, tmp_path: Path) -> None:
+        command = self.quantize(finished_run, tmp_path / "v", "--backend", "abacus")
+        assert "compressed-tensors" in fails(command)
+
+    def test_output_that_exists(self, fails, finished_run: Path, tmp_path: Path) -> None:
+        assert "exists already" in fails(self.quantize(finished_run, tmp_path))
+
+    def test_no_disk_space(
+        self, fails, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = namedtuple("usage", "total used free")
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 0))
+        assert "GB left" in fails(self.quantize(finished_run, tmp_path / "v"))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_disk_that_fills_up_while_writing(
+        self, fails, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("quantspectrum.backends.checkpoint.save_file", full)
+        assert "No space left on device" in fails(self.quantize(finished_run, tmp_path / "v"))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_spectrum_of_another_model(self, fails, finished_run: Path, tmp_path: Path) -> None:
+        made = json.loads((finished_run / "spectrum.json").read_text())
+        made["model"]["weights_fingerprint"] = "0" * 64
+        other = tmp_path / "spectrum.json"
+        other.write_text(json.dumps(made))
+        command = self.quantize(finished_run, tmp_path / "v", "--spectrum", str(other))
+        assert "make a spectrum of them" in fails(command)
+
+    def test_run_asked_for_something_else(self, fails, finished_run: Path) -> None:
+        command = ["run", str(model_dir()), "--out", str(finished_run), *SMALL, "--seed", "7"]
+        assert "another seed" in fails(command)
+
+    def test_run_record_of_the_future(self, fails, finished_run: Path, tmp_path: Path) -> None:
+        record = json.loads((finished_run / "run.json").read_text())
+        record["schema_version"] = 99
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        assert "schema version 99" in fails(["compare", str(tmp_path)])
