@@ -1,0 +1,1 @@
+"""Calibration, selection, evaluation and prompt sets: loaded, kept apart, encoded."""
