@@ -1,0 +1,252 @@
+"""Figures of one sensitivity report, as JSON that Plotly draws: ranking, heatmaps, damage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from quantspectrum.artifacts import OpScore, Spectrum
+from quantspectrum.report.numbers import score
+from quantspectrum.report.ops import short_label
+from quantspectrum.report.ranking import DEPTH, Grid, Step
+from quantspectrum.report.theme import (
+    ACCENT,
+    COMPONENTS,
+    GREY,
+    INK,
+    LONGEST,
+    MUTED,
+    POINT,
+    Figure,
+    axis,
+    figure,
+    label,
+)
+
+__all__ = ["RANKED", "damage_figure", "heatmap_figure", "ranking_figure"]
+
+RANKED = 40
+"""Bars in the ranking."""
+
+
+def ranking_figure(ops: Sequence[OpScore]) -> Figure | None:
+    """Scores of the most sensitive ops on a logarithmic axis; ``None`` where none is positive.
+
+    A score that is not positive, or below ``DEPTH``, has no place on that axis: its bar is empty
+    and its number stands in its place.
+    """
+    shown = list(ops[:RANKED])
+    positive = [op.score for op in shown if op.score > 0]
+    if not positive:
+        return None
+    floor = max(min(positive) / 2, max(positive) / DEPTH)
+    components = list(dict.fromkeys(op.component for op in ops))
+    top = max(op.score + (op.stderr or 0.0) for op in shown)
+    places = list(range(len(shown)))
+    return figure(
+        [_bars(shown, floor, components)],
+        height=90 + 20 * len(shown),
+        bargap=0.42,
+        xaxis=axis(
+            "Score (logarithmic)",
+            type="log",
+            range=[math.log10(floor), math.log10(top) + 0.05],
+            exponentformat="power",
+            dtick=1 if top / floor > 100 else "D2",
+        ),
+        yaxis=axis(
+            "",
+            tickvals=places,
+            ticktext=[label(short_label(op), LONGEST) for op in shown],
+            range=[len(shown) - 0.4, -0.6],
+            showgrid=False,
+        ),
+    )
+
+
+def _bars(shown: Sequence[OpScore], floor: float, components: list[str]) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": [max(op.score, floor) for op in shown],
+        "y": list(range(len(shown))),
+        "marker": {
+            "color": [COMPONENTS[components.index(op.component) % len(COMPONENTS)] for op in shown]
+        },
+        "error_x": _errors(shown, floor),
+        "text": ["" if op.score > floor else f"{score(op.score)}, off the axis" for op in shown],
+        "textposition": "outside",
+        "textfont": {"size": 12, "color": MUTED},
+        "constraintext": "none",
+        "hoverinfo": "text",
+        "hovertext": [_score_hover(op) for op in shown],
+    }
+
+
+def _errors(shown: Sequence[OpScore], floor: float) -> dict[str, Any]:
+    """One standard error each way; the lower end stays on the axis."""
+    errors = [(op.stderr or 0.0) if op.score > floor else 0.0 for op in shown]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": errors,
+        "arrayminus": [
+            min(error, max(op.score - floor, 0.0)) for op, error in zip(shown, errors, strict=True)
+        ],
+        "color": INK,
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def _score_hover(op: OpScore) -> str:
+    error = f" ± {score(op.stderr)}" if op.stderr is not None else ""
+    return f"<b>{label(op.name)}</b><br>rank {op.rank}, score {score(op.score)}{error}, n = {op.n}"
+
+
+def heatmap_figure(grid: Grid, limits: tuple[float, float]) -> Figure:
+    """Logarithm of the score for each block and kind; ops that were not scored are grey.
+
+    Args:
+        grid: Scores of one component.
+        limits: Smallest and largest positive score of the report, so that components compare.
+    """
+    places = [str(block) for block in grid.blocks]
+    shared = {
+        "type": "heatmap",
+        "x": places,
+        "y": list(grid.kinds),
+        "xgap": 1,
+        "ygap": 1,
+        "hoverinfo": "text",
+        "hovertext": _cell_hovers(grid),
+    }
+    return figure(
+        [{**shared, **_scored(grid, limits)}, {**shared, **_unscored(grid)}],
+        height=116 + 30 * len(grid.kinds),
+        margin={"l": 56, "r": 16, "t": 40, "b": 48},
+        xaxis=axis(
+            f"Block of {label(grid.component, LONGEST)}",
+            type="category",
+            showgrid=False,
+            tickvals=places[:: math.ceil(len(places) / 12)],
+        ),
+        yaxis=axis(
+            "",
+            type="category",
+            autorange="reversed",
+            showgrid=False,
+            ticktext=[label(kind, LONGEST) for kind in grid.kinds],
+            tickvals=list(grid.kinds),
+        ),
+    )
+
+
+def _scored(grid: Grid, limits: tuple[float, float]) -> dict[str, Any]:
+    low, high = (math.log10(value) for value in limits)
+    return {
+        "z": [[_level_of(value, low) for value in row] for row in grid.scores],
+        "zmin": low,
+        "zmax": high if high > low else low + 1,
+        "colorscale": "Viridis",
+        "text": [["≤ 0" if v is not None and v <= 0 else "" for v in row] for row in grid.scores],
+        "texttemplate": "%{text}",
+        "colorbar": _colorbar(limits),
+    }
+
+
+def _unscored(grid: Grid) -> dict[str, Any]:
+    return {
+        "z": [[1 if missing else None for missing in row] for row in grid.unscored],
+        "colorscale": [[0, GREY], [1, GREY]],
+        "showscale": False,
+    }
+
+
+def _colorbar(limits: tuple[float, float]) -> dict[str, Any]:
+    """Scale above the plot, marked at the powers of ten it spans or else at its ends."""
+    low, high = (math.log10(value) for value in limits)
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    ends = len(powers) < 2
+    return {
+        "orientation": "h",
+        "thickness": 8,
+        "lenmode": "pixels",
+        "len": 220,
+        "x": 1,
+        "xanchor": "right",
+        "y": 1.02,
+        "yanchor": "bottom",
+        "outlinewidth": 0,
+        "xpad": 0,
+        "ypad": 0,
+        "tickangle": 0,
+        "tickvals": [low, high] if ends else [float(power) for power in powers],
+        "ticktext": [score(v) for v in limits] if ends else [f"10<sup>{p}</sup>" for p in powers],
+        "tickfont": {"size": 11, "color": MUTED},
+    }
+
+
+def _level_of(value: float | None, low: float) -> float | None:
+    if value is None:
+        return None
+    return math.log10(value) if value > 0 else low
+
+
+def _cell_hovers(grid: Grid) -> list[list[str]]:
+    return [
+        [
+            f"{label(grid.component)} {block} · {label(kind)}<br>"
+            + ("not scored" if grid.unscored[k][b] else f"score {score(grid.scores[k][b])}")
+            for b, block in enumerate(grid.blocks)
+        ]
+        for k, kind in enumerate(grid.kinds)
+    ]
+
+
+def damage_figure(steps: list[Step], spectrum: Spectrum | None) -> Figure | None:
+    """Cumulative predicted damage along the ranking, with each profile's cut; ``None`` if empty."""
+    if not steps:
+        return None
+    curve = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(range(len(steps) + 1)),
+        "y": [0.0, *(step.damage for step in steps)],
+        "line": {"color": POINT, "width": 2},
+        "hoverinfo": "text",
+        "hovertext": [
+            "none quantized",
+            *(
+                f"{label(step.group)}<br>group {i} of {len(steps)}, sum so far {score(step.damage)}"
+                for i, step in enumerate(steps, 1)
+            ),
+        ],
+    }
+    return figure(
+        [curve, _cuts(spectrum)],
+        height=340,
+        xaxis=axis("Groups quantized, least sensitive first", rangemode="tozero"),
+        yaxis=axis("Predicted damage (sum of scores)", exponentformat="power"),
+    )
+
+
+def _cuts(spectrum: Spectrum | None) -> dict[str, Any]:
+    profiles = [p for p in (spectrum.profiles if spectrum else ()) if p.groups > 0]
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [profile.groups for profile in profiles],
+        "y": [profile.predicted_damage for profile in profiles],
+        "text": [f"{label(profile.name, LONGEST)}  " for profile in profiles],
+        "textposition": "top left",
+        "textfont": {"size": 13, "color": INK},
+        "cliponaxis": False,
+        "marker": {"size": 10, "color": ACCENT},
+        "hoverinfo": "text",
+        "hovertext": [
+            f"<b>{label(p.name)}</b><br>{p.groups} groups, {score(p.predicted_damage)}"
+            for p in profiles
+        ],
+    }

@@ -1,0 +1,97 @@
+"""report.html: one file, no network, inert to whatever the data says.
+
+Every text passes Jinja's escaping; figures travel as JSON in which no ``<``, ``>`` or ``&`` is
+left; the page's policy runs only the scripts whose hashes it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from quantspectrum.report import prose, provenance, tables
+from quantspectrum.report.comparison import Comparison, recommend
+from quantspectrum.report.inputs import RunFiles
+from quantspectrum.report.prompts import prompt_blocks
+from quantspectrum.report.theme import DARK
+from quantspectrum.report.views import lens_views, tradeoff_view
+
+__all__ = ["MAX_ROWS", "render_html"]
+
+MAX_ROWS = 1000
+"""Rows a table has in the page; longer ones end with a note, so that the file stays small."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_html(files: RunFiles, comparison: Comparison) -> str:
+    """Render the whole page; the same records give the same bytes."""
+    tradeoff, lenses = tradeoff_view(comparison), lens_views(files)
+    views = [tradeoff, *(view for lens in lenses for view in lens.figures)]
+    library, script = get_plotlyjs(), (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return _template().render(
+        policy=_policy(library, script),
+        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        library=Markup(library),
+        script=Markup(script),
+        figures=_json({"dark": DARK, "figures": {v.id: v.figure for v in views if v.figure}}),
+        max_rows=MAX_ROWS,
+        title=prose.title(comparison),
+        model=prose.model_sentence(comparison),
+        recommendation=recommend(comparison),
+        failures=provenance.failures(files.run),
+        tradeoff=tradeoff,
+        variants=tables.variant_tables(comparison),
+        variant_notes=prose.variant_notes(comparison),
+        emulated=prose.emulated_note(comparison),
+        lenses=lenses,
+        no_lens=prose.NO_REPORT,
+        prompts=prompt_blocks(files),
+        no_prompts=prose.NO_PROMPTS,
+        latency=tables.LATENCY,
+        command=provenance.command_line(files.run),
+        origin=(
+            provenance.stages_table(files.run),
+            provenance.environment_table(files.run.environment),
+            provenance.provenance_table(files),
+        ),
+    )
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _policy(*scripts: str) -> str:
+    """Content security policy: nothing but these scripts, inline styles and data: pictures."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for text in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _json(value: Any) -> Markup:
+    """JSON that may stand inside ``<script>``: no tag, comment or line separator can end it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

@@ -1,0 +1,103 @@
+"""What a run directory holds, read once for all of the report; only ``run.json`` must be there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantspectrum.artifacts import (
+    Evaluation,
+    Manifest,
+    Profile,
+    RunRecord,
+    SensitivityReport,
+    Spectrum,
+    read_artifact,
+    sha256_file,
+)
+
+__all__ = ["BASELINE", "RunFiles", "read_run"]
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """The records of one run.
+
+    Attributes:
+        run: What was asked and how far it came.
+        baseline: Evaluation of the unquantized model.
+        reports: Sensitivity reports by file name without ``.json``; the one the spectrum was made
+            from comes first, the others follow by name.
+        spectrum: The profiles.
+        manifests: Written variants by profile name.
+        evaluations: Evaluated variants by profile name.
+    """
+
+    run: RunRecord
+    baseline: Evaluation | None
+    reports: dict[str, SensitivityReport]
+    spectrum: Spectrum | None
+    manifests: dict[str, Manifest]
+    evaluations: dict[str, Evaluation]
+
+    def profile(self, name: str) -> Profile | None:
+        """Return the profile called ``name``, from the spectrum or else from its variant."""
+        for profile in self.spectrum.profiles if self.spectrum else ():
+            if profile.name == name:
+                return profile
+        manifest = self.manifests.get(name)
+        return manifest.profile if manifest else None
+
+    def profile_names(self) -> list[str]:
+        """Profiles that quantize anything: the spectrum's in its order, then the others."""
+        names = [p.name for p in self.spectrum.profiles] if self.spectrum else []
+        others = (set(self.manifests) | set(self.evaluations)) - set(names)
+        names += sorted(others, key=lambda name: (*self._aggression(name), name))
+        empty = {p.name for p in (self.spectrum.profiles if self.spectrum else ()) if not p.ops}
+        empty -= set(self.manifests) | set(self.evaluations)
+        return [name for name in names if name != BASELINE and name not in empty]
+
+    def _aggression(self, name: str) -> tuple[float, int]:
+        """Share quantized where it is known, then how small the checkpoint is."""
+        profile, evaluation = self.profile(name), self.evaluations.get(name)
+        return (
+            profile.share if profile else float("inf"),
+            -evaluation.resources.disk_bytes if evaluation else 0,
+        )
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """Read every record of a run directory.
+
+    Raises:
+        UserError: ``run.json`` is missing, or a record that is there cannot be read.
+    """
+    run = read_artifact(run_dir / "run.json", RunRecord)
+    baseline = run_dir / "baseline" / "evaluation.json"
+    spectrum_path = run_dir / "spectrum.json"
+    spectrum = read_artifact(spectrum_path, Spectrum) if spectrum_path.exists() else None
+    return RunFiles(
+        run=run,
+        baseline=read_artifact(baseline, Evaluation) if baseline.exists() else None,
+        reports=_read_reports(run_dir, spectrum),
+        spectrum=spectrum,
+        manifests={
+            path.parent.name: read_artifact(path, Manifest)
+            for path in sorted((run_dir / "variants").glob("*/manifest.json"))
+        },
+        evaluations={
+            path.stem: read_artifact(path, Evaluation)
+            for path in sorted((run_dir / "evaluations").glob("*.json"))
+        },
+    )
+
+
+def _read_reports(run_dir: Path, spectrum: Spectrum | None) -> dict[str, SensitivityReport]:
+    paths = sorted((run_dir / "sensitivity").glob("*.json"))
+    if spectrum is not None:
+        paths.sort(key=lambda path: sha256_file(path) != spectrum.report_sha256)
+    return {
+        path.name.removesuffix(".json"): read_artifact(path, SensitivityReport) for path in paths
+    }

@@ -1,0 +1,152 @@
+"""report.md: the report for a repository, with every text from data made inert."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from quantspectrum.report import prose, provenance, ranking, tables
+from quantspectrum.report.comparison import Comparison, recommend
+from quantspectrum.report.inputs import RunFiles
+from quantspectrum.report.numbers import plural
+from quantspectrum.report.prompts import Answer, PromptBlock, prompt_blocks
+from quantspectrum.report.tables import Column, Table
+
+__all__ = ["inert", "markdown_table", "render_markdown"]
+
+_SHORT = 20
+"""Rows of a ranking that are always shown; the whole of it folds away."""
+
+_PLAIN_NAME = re.compile(r"[\w.\-/:*@]+", re.ASCII)
+
+_MARKS = {"same": ("", ""), "changed": ("<mark>", "</mark>"), "gone": ("<del>", "</del>")}
+
+
+def inert(text: str) -> str:
+    """Text on one line that no Markdown renderer reads as markup, HTML or a link."""
+    line = " ".join(text.split())
+    line = "".join(character for character in line if character.isprintable())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
+    return re.sub(r"://|(?<=www)\.", lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", line)
+
+
+def markdown_table(table: Table, rows: int | None = None) -> str:
+    """Pipe table under its caption, numbers aligned right; the first ``rows`` rows of it."""
+    lines = [
+        _line(inert(column.title) for column in table.columns),
+        _line("---:" if column.kind == "number" else "---" for column in table.columns),
+        *(
+            _line(_cell(cell, column) for cell, column in zip(row, table.columns, strict=True))
+            for row in table.rows[:rows]
+        ),
+    ]
+    return f"{inert(table.caption)}\n\n" + "\n".join(lines)
+
+
+def folded(summary: str, text: str) -> str:
+    """Text behind a line that opens it."""
+    return f"<details><summary>{inert(summary)}</summary>\n\n{text}\n\n</details>"
+
+
+def code_block(text: str) -> str:
+    """Fenced code whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{text}\n{fence}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str, column: Column) -> str:
+    if column.kind == "name" and _PLAIN_NAME.fullmatch(text):
+        return f"`{text}`"
+    return inert(text)
+
+
+def render_markdown(files: RunFiles, comparison: Comparison) -> str:
+    """Render the whole of report.md; the same records give the same bytes."""
+    parts = [
+        f"# Quantization spectrum: {inert(prose.title(comparison))}",
+        inert(prose.model_sentence(comparison)),
+        f"**{inert(recommend(comparison))}**",
+        *(f"> **Warning.** {inert(said)}" for said in provenance.failures(files.run)),
+        "## Variants",
+        *_variants(comparison),
+        "## Sensitivity",
+        *_sensitivity(files),
+        "## Prompts",
+        *_prompts(prompt_blocks(files)),
+        "## Origin",
+        "The command that asks for this run again:",
+        code_block(provenance.command_line(files.run)),
+        markdown_table(provenance.stages_table(files.run)),
+        folded("Environment", markdown_table(provenance.environment_table(files.run.environment))),
+        folded("Records", markdown_table(provenance.provenance_table(files))),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _variants(comparison: Comparison) -> Iterable[str]:
+    yield from (inert(note) for note in prose.variant_notes(comparison))
+    for heading, table in tables.variant_tables(comparison):
+        yield f"### {heading}"
+        if heading == tables.LATENCY and prose.emulated_note(comparison):
+            yield f"> **{inert(prose.emulated_note(comparison))}**"
+        yield markdown_table(table)
+
+
+def _sensitivity(files: RunFiles) -> Iterable[str]:
+    if not files.reports:
+        yield prose.NO_REPORT
+    for number, (name, report) in enumerate(files.reports.items()):
+        yield f"### {inert(name)}"
+        said = inert(ranking.coverage_sentence(report))
+        yield said if report.complete else f"> **{said}**"
+        yield inert(ranking.header_sentence(report))
+        if not report.ops:
+            yield prose.NOTHING_SCORED
+            continue
+        table = ranking.ranking_table(report)
+        yield markdown_table(table, _SHORT)
+        if len(table.rows) > _SHORT:
+            yield folded(f"All {plural(len(table.rows), 'scored op')}", markdown_table(table))
+        # A spectrum belongs to the report that comes first; other lenses rank without one.
+        spectrum = files.spectrum if number == 0 else None
+        cuts = ranking.cut_table(ranking.damage_curve(report, spectrum), spectrum)
+        if cuts is not None:
+            yield markdown_table(cuts)
+        reasons = ranking.reasons_table(report)
+        if reasons is not None:
+            yield markdown_table(reasons)
+            unscored = ranking.coverage_table(report)
+            yield folded(
+                f"{plural(len(unscored.rows), 'op')} without a score", markdown_table(unscored)
+            )
+
+
+def _prompts(blocks: list[PromptBlock]) -> Iterable[str]:
+    if not blocks:
+        yield prose.NO_PROMPTS
+        return
+    yield prose.PROMPTS + " Pictures are in report.html."
+    for block in blocks:
+        yield f"### {inert(block.id)}"
+        yield f"Prompt: {inert(block.prompt)}"
+        if block.reference:
+            yield f"Reference: {inert(block.reference)}"
+        lines = [_line(("Profile", "Answer")), _line(("---", "---"))]
+        lines += [_line((inert(answer.label), _answer(answer))) for answer in block.answers]
+        yield "\n".join(lines)
+
+
+def _answer(answer: Answer) -> str:
+    marked = (
+        f"{before}{inert(piece.text)}{after}"
+        for piece in answer.pieces
+        if piece.text.strip()
+        for before, after in (_MARKS[piece.state],)
+    )
+    return " ".join(marked) or "*empty answer*"

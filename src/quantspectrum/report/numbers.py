@@ -1,0 +1,119 @@
+"""How numbers are written: enough digits for their error, a true minus sign, a unit."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = [
+    "ABSENT",
+    "count",
+    "duration",
+    "minus",
+    "number",
+    "percent",
+    "plural",
+    "relative",
+    "score",
+    "signed",
+    "signed_percent",
+    "signed_points",
+    "size",
+    "with_error",
+]
+
+ABSENT = "—"
+"""Stands where nothing was measured."""
+
+
+def minus(text: str) -> str:
+    """Replace a leading hyphen by a minus sign; zero loses its sign."""
+    if not any(digit in text for digit in "123456789"):
+        return text.lstrip("+-")
+    return "−" + text[1:] if text.startswith("-") else text
+
+
+def count(value: int | None) -> str:
+    """Whole number with thousands separated: ``12,345``."""
+    return ABSENT if value is None else minus(f"{value:,}")
+
+
+def decimals(stderr: float | None, value: float) -> int:
+    """Decimals that show two digits of the error, or four digits of a value without one."""
+    reference = stderr if stderr else (abs(value) / 100 or 0.01)
+    return min(max(1 - math.floor(math.log10(reference)), 0), 9)
+
+
+def number(value: float, stderr: float | None = None) -> str:
+    """Plain decimal with the digits its error allows."""
+    return minus(f"{value:.{decimals(stderr, value)}f}")
+
+
+def signed(value: float, stderr: float | None = None) -> str:
+    """As :func:`number`, with a sign: ``+0.0123``."""
+    return minus(f"{value:+.{decimals(stderr, value)}f}")
+
+
+def with_error(value: float | None, stderr: float | None) -> str:
+    """Value ± standard error, both with the same decimals; without one, the value alone."""
+    if value is None:
+        return ABSENT
+    if stderr is None:
+        return number(value)
+    return f"{number(value, stderr)} ± {number(stderr, stderr)}"
+
+
+def score(value: float | None) -> str:
+    """Three significant digits, in powers of ten: ``1.30e-2``; errors keep the same form."""
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{minus(mantissa)}e{int(exponent)}"
+
+
+def percent(value: float) -> str:
+    """Share as a percentage: ``75 %``, one decimal where it is not whole."""
+    text = f"{100 * value:.1f}".removesuffix(".0")
+    return f"{minus(text)} %"
+
+
+def signed_percent(value: float) -> str:
+    """Relative change with two decimals and a sign: ``+0.41 %``."""
+    return minus(f"{100 * value:+.2f} %")
+
+
+def signed_points(value: float) -> str:
+    """Difference of two shares in percentage points, with one decimal and a sign."""
+    return minus(f"{100 * value:+.1f}")
+
+
+def relative(value: float, whole: float) -> str:
+    """``value`` as a signed percentage of ``whole``; in nats where the whole is not positive."""
+    return signed_percent(value / whole) if whole > 0 else f"{signed(value)} nats"
+
+
+def size(value: int | None) -> str:
+    """Bytes in the decimal unit that fits: ``2.43 GB``."""
+    if value is None:
+        return ABSENT
+    amount, units = float(value), ["B", "kB", "MB", "GB", "TB"]
+    while amount >= 999.5 and len(units) > 1:
+        amount, units = amount / 1000, units[1:]
+    digits = 0 if units[0] == "B" or amount >= 99.5 else 1 if amount >= 9.95 else 2
+    return f"{amount:.{digits}f} {units[0]}"
+
+
+def plural(value: int, noun: str) -> str:
+    """Count with its noun: ``1 op``, ``12 ops``."""
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds below two minutes, then minutes, then hours."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

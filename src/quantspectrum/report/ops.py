@@ -1,0 +1,91 @@
+"""Where an op sits (component, block, kind), and which ranks its score cannot be told from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from quantspectrum.artifacts import Op, OpScore, SensitivityReport
+
+__all__ = ["kind_of", "places_of_notes", "short_label", "short_names", "tied_ranks"]
+
+Place = tuple[str, int, str]
+"""Component, block and kind of an op."""
+
+
+def kind_of(op: Op) -> str:
+    """Name of an op inside its block, e.g. ``mlp.down_proj``; outside blocks, its whole name.
+
+    Numbers become ``*``, so that the experts of a mixture share one kind.
+    """
+    inside = _split(op)
+    return re.sub(r"\d+", "*", inside[1]) if inside else op.name
+
+
+def _split(op: Op) -> tuple[str, str] | None:
+    """Prefix up to the block's number and what follows it."""
+    if op.block is None:
+        return None
+    match = re.match(rf"(.*?(?:^|\.)){op.block}\.(.+)$", op.name, re.DOTALL)
+    return (match[1], match[2]) if match else None
+
+
+def places_of_notes(report: SensitivityReport) -> tuple[list[Place], int]:
+    """Places of the ops that were not scored, and how many lie outside every scored component.
+
+    A note holds a name alone, so its component is that of the scored ops whose names begin alike.
+    """
+    prefixes = {inside[0]: op.component for op in report.ops if (inside := _split(op)) is not None}
+    places: list[Place] = []
+    notes = (*report.coverage.kept, *report.coverage.skipped)
+    for note in notes:
+        for match in re.finditer(r"(?:^|\.)(\d+)\.(.+)", note.name):
+            component = prefixes.get(note.name[: match.start(1)])
+            if component is not None:
+                places.append((component, int(match[1]), re.sub(r"\d+", "*", match[2])))
+                break
+    return places, len(notes) - len(places)
+
+
+def short_names(kinds: Iterable[str]) -> dict[str, str]:
+    """Last part of each kind where that is unique, else the whole kind."""
+    known = sorted(set(kinds))
+    last = Counter(kind.rsplit(".", 1)[-1] for kind in known)
+    return {k: k.rsplit(".", 1)[-1] if last[k.rsplit(".", 1)[-1]] == 1 else k for k in known}
+
+
+def short_label(op: Op) -> str:
+    """Component, block and kind of an op in a few words: ``language 3 · down_proj``."""
+    if op.block is None:
+        return f"{op.component} · {op.name.rsplit('.', 1)[-1]}"
+    return f"{op.component} {op.block} · {kind_of(op).rsplit('.', 1)[-1]}"
+
+
+def tied_ranks(ops: Sequence[OpScore]) -> list[tuple[int, int] | None]:
+    r"""Ranks next to each op whose scores cannot be told from its own, as first and last rank.
+
+    Two scores are apart when :math:`|s_1 - s_2| > 2 \sqrt{se_1^2 + se_2^2}`. The run of ranks
+    goes outward from the op and ends at the first one that is apart. ``None`` where the op has no
+    standard error; neighbours without one end the run.
+
+    Args:
+        ops: Ops in the order of their ranks.
+    """
+    return [_run(ops, i) if op.stderr is not None else None for i, op in enumerate(ops)]
+
+
+def _run(ops: Sequence[OpScore], at: int) -> tuple[int, int]:
+    first = last = at
+    while first > 0 and _alike(ops[at], ops[first - 1]):
+        first -= 1
+    while last + 1 < len(ops) and _alike(ops[at], ops[last + 1]):
+        last += 1
+    return ops[first].rank, ops[last].rank
+
+
+def _alike(a: OpScore, b: OpScore) -> bool:
+    if a.stderr is None or b.stderr is None:
+        return False
+    return abs(a.score - b.score) <= 2 * math.hypot(a.stderr, b.stderr)

@@ -1,0 +1,145 @@
+"""Sentences both report.html and report.md say, above all about what is missing."""
+
+from __future__ import annotations
+
+from quantspectrum.artifacts import SensitivityReport, Spectrum
+from quantspectrum.report.comparison import Comparison
+from quantspectrum.report.figures import RANKED
+from quantspectrum.report.numbers import count, plural
+from quantspectrum.report.ops import places_of_notes
+from quantspectrum.report.tables import EMULATED
+
+__all__ = [
+    "HEATMAP",
+    "NOTHING_POSITIVE",
+    "NOTHING_SCORED",
+    "NO_PROMPTS",
+    "NO_REPORT",
+    "PROMPTS",
+    "TRADEOFF",
+    "damage_caption",
+    "emulated_note",
+    "grid_notes",
+    "model_sentence",
+    "no_tradeoff",
+    "ranking_caption",
+    "title",
+    "variant_notes",
+]
+
+TRADEOFF = (
+    "Loss increase over the baseline, paired over the same samples, with its 95 % interval; the "
+    "best place is bottom left. The dashed line is the tolerance of the recommendation, relative "
+    "to the baseline's loss; a diamond is the recommended profile."
+)
+HEATMAP = (
+    "Brighter is more sensitive, on a logarithmic scale shared by all components, four "
+    "decades at most. Grey ops were "
+    "kept in high precision or skipped; empty places have no such op."
+)
+NOTHING_POSITIVE = "No score is above 0, so there is nothing to draw on a logarithmic scale."
+NOTHING_SCORED = "No op was scored."
+NO_REPORT = (
+    "This run has no sensitivity report (sensitivity/ holds none), so there is no ranking, no "
+    "heatmap and no coverage to show."
+)
+PROMPTS = (
+    "Greedy answers. Marked words differ from the baseline's answer; struck words are gone from it."
+)
+NO_PROMPTS = "No evaluation of this run has prompts, so no answers can be shown."
+
+
+def title(comparison: Comparison) -> str:
+    """Heading of both reports."""
+    return comparison.model.id if comparison.model else "Model not recorded"
+
+
+def model_sentence(comparison: Comparison) -> str:
+    """Type, size and precision of the model."""
+    model = comparison.model
+    if model is None:
+        return "No record of this run names the model."
+    revision = f", revision {model.revision[:12]}" if model.revision else ""
+    dtype = model.dtype.removeprefix("torch.")
+    return f"{model.model_type}, {count(model.parameters)} parameters, {dtype}{revision}"
+
+
+def no_tradeoff(comparison: Comparison) -> str:
+    """Why there is no trade-off figure."""
+    if comparison.baseline is None:
+        return "The baseline was not evaluated (baseline/evaluation.json is missing)."
+    return "No variant was evaluated (evaluations/ holds none), so there is nothing to compare."
+
+
+def variant_notes(comparison: Comparison) -> list[str]:
+    """What is missing of the variants."""
+    said = []
+    if comparison.baseline is None:
+        said.append(no_tradeoff(comparison))
+    if not comparison.rows:
+        said.append("This run has no profiles, variants or evaluations.")
+    unwritten = [row.profile for row in comparison.rows if not row.written and not row.evaluated]
+    unmeasured = [row.profile for row in comparison.rows if row.written and not row.evaluated]
+    if unwritten:
+        said.append(f"Not written, so not evaluated: {', '.join(unwritten)}.")
+    if unmeasured:
+        said.append(f"Written but not evaluated: {', '.join(unmeasured)}.")
+    measured = [row for row in (comparison.baseline, *comparison.rows) if row and row.evaluated]
+    for what, found in (
+        ("accuracy", [row.accuracy is not None for row in measured]),
+        ("latency", [bool(row.latency) for row in measured]),
+    ):
+        if measured and not any(found):
+            said.append(f"No {what} was measured.")
+    alone = [row for row in measured if row.loss_stderr is None]
+    if alone:
+        names = ", ".join(row.profile for row in alone)
+        said.append(f"The loss has no standard error (fewer than two samples): {names}.")
+    return said
+
+
+def emulated_note(comparison: Comparison) -> str:
+    """What to think of the times of emulated kernels; empty where there are none."""
+    names = [row.profile for row in comparison.rows if row.kernel == "emulated" and row.latency]
+    if not names:
+        return ""
+    return (
+        f"{', '.join(names)}: {EMULATED}. The weights and inputs are quantized, but high precision "
+        "multiplies them; a serving engine with INT8 kernels runs at another speed."
+    )
+
+
+def ranking_caption(report: SensitivityReport) -> str:
+    """How to read the bars."""
+    shown = min(RANKED, len(report.ops))
+    return (
+        f"The first {count(shown)} of {count(len(report.ops))} scored ops; the line at the end of "
+        "a bar is one standard error each way. The colour is the component."
+    )
+
+
+def damage_caption(spectrum: Spectrum | None) -> str:
+    """How to read the curve."""
+    said = "Sum of the scores of all groups quantized so far, least sensitive first."
+    if spectrum is None:
+        return said + " No spectrum was made from this report, so no profile is marked."
+    return said + " Marks are where the profiles cut."
+
+
+def grid_notes(report: SensitivityReport, drawn: list[str]) -> list[str]:
+    """What the heatmaps leave out."""
+    said = []
+    if "vision" not in {op.component for op in report.ops}:
+        said.append("No vision op was scored, so there is no heatmap of a vision component.")
+    if not drawn:
+        said.append("No scored op belongs to a numbered block, so there is no heatmap.")
+    outside = sum(op.block is None for op in report.ops)
+    if outside and drawn:
+        said.append(f"In the ranking only, as outside the blocks: {plural(outside, 'scored op')}.")
+    elsewhere = places_of_notes(report)[1]
+    if elsewhere and drawn:
+        said.append(
+            f"In the coverage only, as outside what is drawn: {plural(elsewhere, 'op')} without "
+            "a score."
+        )
+    return said

@@ -1,0 +1,371 @@
+"""Run directories made of records, with numbers that are known because they are made here."""
+
+from __future__ import annotations
+
+import base64
+import math
+import random
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+from quantspectrum.artifacts import (
+    Accuracy,
+    Coverage,
+    DataIdentity,
+    DecodeLatency,
+    Environment,
+    Evaluation,
+    Loss,
+    Manifest,
+    ModelIdentity,
+    Op,
+    OpNote,
+    OpScore,
+    Profile,
+    PromptResult,
+    Provenance,
+    Resources,
+    RunRecord,
+    SampleLoss,
+    SensitivityReport,
+    Spectrum,
+    StageState,
+    sha256_file,
+    write_artifact,
+)
+from quantspectrum.formats import PRESETS
+
+__all__ = [
+    "ENVIRONMENT",
+    "evaluation",
+    "loss",
+    "manifest",
+    "notes",
+    "picture",
+    "profile",
+    "prompts",
+    "provenance",
+    "qwen_ops",
+    "report",
+    "run_record",
+    "scored",
+    "spectrum",
+    "write_full_run",
+]
+
+ENVIRONMENT = Environment(
+    tool_version="0.1.0",
+    git_sha="0123abc",
+    python="3.11.9",
+    platform="Linux x86_64",
+    packages={"torch": "2.14.1", "transformers": "5.23.0", "compressed-tensors": "0.20"},
+    device="cuda:0",
+    device_name="NVIDIA H100",
+    cpus=16,
+)
+
+MODEL = ModelIdentity(
+    id="Qwen/Qwen2.5-VL-3B-Instruct",
+    revision="66285546d2b821cf421d4f5eb2576359d3770cd3",
+    model_type="qwen2_5_vl",
+    config_hash="c0" * 32,
+    weights_fingerprint="f1" * 32,
+    dtype="bfloat16",
+    parameters=3_754_622_976,
+)
+
+PROFILES = {"mild": 0.15, "medium": 0.5, "aggressive": 0.85, "max": 1.0}
+
+
+def provenance(*data: DataIdentity, model: ModelIdentity = MODEL, **more: Any) -> Provenance:
+    fields: dict[str, Any] = {
+        "created": "2026-11-24T08:00:00+00:00",
+        "environment": ENVIRONMENT,
+        "wall_s": 312.5,
+        "peak_device_bytes": 9_500_000_000,
+    }
+    return Provenance(model=model, data=data, **(fields | more))
+
+
+def data(split: str = "evaluation", sha256: str = "da" * 32, samples: int = 64) -> DataIdentity:
+    return DataIdentity(source="coco", split=split, samples=samples, sha256=sha256)  # type: ignore[arg-type]
+
+
+def op(name: str, component: str, block: int | None, group: str, shape: tuple[int, ...]) -> Op:
+    return Op(
+        name=name,
+        type="Linear",
+        component=component,
+        block=block,
+        group=group,
+        shape=shape,
+        params=math.prod(shape),
+    )
+
+
+def qwen_ops(language: int = 36, vision: int = 32) -> list[Op]:
+    """Ops named and shaped as in Qwen2.5-VL-3B."""
+    found = []
+    for i in range(language):
+        at = f"model.language_model.layers.{i}"
+        for kind, group, shape in (
+            ("self_attn.q_proj", "self_attn.qkv", (2048, 2048)),
+            ("self_attn.k_proj", "self_attn.qkv", (256, 2048)),
+            ("self_attn.v_proj", "self_attn.qkv", (256, 2048)),
+            ("self_attn.o_proj", "self_attn.o_proj", (2048, 2048)),
+            ("mlp.gate_proj", "mlp.gate_up", (11008, 2048)),
+            ("mlp.up_proj", "mlp.gate_up", (11008, 2048)),
+            ("mlp.down_proj", "mlp.down_proj", (2048, 11008)),
+        ):
+            found.append(op(f"{at}.{kind}", "language", i, f"{at}.{group}", shape))
+    for i in range(vision):
+        at = f"model.visual.blocks.{i}"
+        for kind, group, shape in (
+            ("attn.qkv", "attn.qkv", (3840, 1280)),
+            ("attn.proj", "attn.proj", (1280, 1280)),
+            ("mlp.gate_proj", "mlp.gate_up", (3420, 1280)),
+            ("mlp.up_proj", "mlp.gate_up", (3420, 1280)),
+            ("mlp.down_proj", "mlp.down_proj", (1280, 3420)),
+        ):
+            found.append(op(f"{at}.{kind}", "vision", i, f"{at}.{group}", shape))
+    if vision:
+        for i in (0, 2):
+            name = f"model.visual.merger.mlp.{i}"
+            found.append(op(name, "merger", None, name, (5120, 5120)))
+    return found
+
+
+def scored(
+    op_: Op, score: float, stderr: float | None = None, rank: int = 1, n: int = 32
+) -> OpScore:
+    return OpScore(**op_.model_dump(), score=score, stderr=stderr, n=n, rank=rank)
+
+
+def notes() -> tuple[OpNote, ...]:
+    return (OpNote(name="lm_head", type="Linear", reason="the head is kept in high precision"),)
+
+
+def report(ops: list[Op] | None = None, seed: int = 0, **more: Any) -> SensitivityReport:
+    """Plausible scores: heavy-tailed, worst in ``down_proj`` and at both ends of the model."""
+    chance = random.Random(seed)
+    scores = {}
+    for one in qwen_ops() if ops is None else ops:
+        level = chance.gauss(-9.5, 0.8) + (2.2 if "down_proj" in one.name else 0)
+        level += 1.5 * (one.block in (0, 1, 35)) + 0.8 * (one.component == "vision")
+        scores[one] = math.exp(level)
+    order = sorted(scores, key=lambda one: -scores[one])
+    ranked = tuple(
+        scored(one, scores[one], 0.15 * scores[one] * chance.random(), rank)
+        for rank, one in enumerate(order, 1)
+    )
+    kept = notes()
+    fields: dict[str, Any] = {
+        "lens": "native:mse_v2",
+        "base": "fallback",
+        "format": PRESETS["w8a8-static"],
+        "provenance": provenance(data("calibration"), data("selection", "5e" * 32, 32)),
+        "complete": True,
+        "coverage": Coverage(found=len(ranked) + len(kept), scored=len(ranked), kept=kept),
+        "ops": ranked,
+    }
+    return SensitivityReport(**(fields | more))
+
+
+def profile(name: str, share: float, ops: list[OpScore]) -> Profile:
+    return Profile(
+        name=name,
+        share=share,
+        groups=len({one.group for one in ops}),
+        ops={one.name: "w8a8-static" for one in ops},
+        predicted_damage=sum(one.score for one in ops),
+    )
+
+
+def spectrum(made_from: SensitivityReport, sha256: str = "00" * 32) -> Spectrum:
+    """Profiles that cut the groups by the sum of their scores."""
+    totals: dict[str, float] = {}
+    for one in made_from.ops:
+        totals[one.group] = totals.get(one.group, 0.0) + one.score
+    order = sorted(totals, key=lambda group: totals[group])
+    candidates = sorted(made_from.ops, key=lambda one: (order.index(one.group), one.name))
+    cuts = {"baseline": 0.0} | PROFILES
+    return Spectrum(
+        model=MODEL,
+        lens=made_from.lens,
+        base=made_from.base,
+        report_sha256=sha256,
+        formats={"w8a8-static": PRESETS["w8a8-static"]},
+        candidates=tuple(Op(**one.model_dump(include=set(Op.model_fields))) for one in candidates),
+        profiles=tuple(
+            profile(
+                name,
+                share,
+                [one for one in candidates if one.group in order[: round(share * len(order))]],
+            )
+            for name, share in cuts.items()
+        ),
+    )
+
+
+def loss(samples: list[SampleLoss], stderr: float | None = 0.02) -> Loss:
+    tokens = sum(sample.tokens for sample in samples)
+    total = sum(sample.nll for sample in samples)
+    return Loss(
+        loss=total / tokens if tokens else 0.0,
+        stderr=stderr,
+        tokens=tokens,
+        samples=tuple(samples),
+    )
+
+
+def samples(damage: float = 0.0, n: int = 64, seed: int = 1) -> list[SampleLoss]:
+    """Losses that share their samples' difficulty and differ by ``damage`` nats per token."""
+    chance = random.Random(seed)
+    noise = random.Random(round(damage * 1e6) + 17)
+    made = []
+    for i in range(n):
+        tokens, level = chance.randint(20, 120), chance.gauss(2.0, 0.4)
+        step = damage * noise.gauss(1.0, 1.2)
+        kind = "text" if i % 2 else "image+text"
+        made.append(
+            SampleLoss(id=f"s{i}", kind=kind, nll=tokens * max(level + step, 0.01), tokens=tokens)
+        )
+    return made
+
+
+def picture(red: int = 200, width: int = 48, height: int = 36) -> str:
+    """A PNG of one gradient, as a data URI."""
+    rows = b"".join(
+        b"\0" + bytes(v for x in range(width) for v in (red, 255 * x // width, 255 * y // height))
+        for y in range(height)
+    )
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    png += chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+_ANSWERS = (
+    "A brown dog runs across a wet beach with a red frisbee in its mouth.",
+    "A brown dog runs across a wet beach with a red disc in its mouth.",
+    "A dog runs across the beach with a frisbee.",
+    "The the dog dog beach beach is is is a a of of the red red red.",
+)
+
+
+def prompts(level: int) -> tuple[PromptResult, ...]:
+    """Three prompts; a higher level answers worse."""
+    answer = _ANSWERS[min(level, len(_ANSWERS) - 1)]
+    return (
+        PromptResult(
+            id="coco-1",
+            prompt="Describe the picture in one sentence.",
+            output=answer,
+            reference="A dog carries a frisbee along the shore.",
+            image=picture(),
+        ),
+        PromptResult(id="capital", prompt="What is the capital of France?", output="Paris."),
+        PromptResult(
+            id="count",
+            prompt="Count from one to five.",
+            output="one two three four five" if level < 3 else "one two two three",
+        ),
+    )
+
+
+def evaluation(label: str, damage: float = 0.0, level: int = 0, **more: Any) -> Evaluation:
+    made = samples(damage)
+    correct = {sample.id: (i % 5 != 0) and i % 17 >= level for i, sample in enumerate(made)}
+    exact = sum(correct.values()) / len(correct)
+    emulated = label != "baseline"
+    fields: dict[str, Any] = {
+        "label": label,
+        "profile": label if emulated else None,
+        "provenance": provenance(data()),
+        "loss": loss(made),
+        "accuracy": Accuracy(exact=exact, stderr=0.05, correct=correct),
+        "prompts": prompts(level),
+        "resources": Resources(
+            disk_bytes=7_509_000_000 - 950_000_000 * level,
+            load_s=3.2,
+            kernel="emulated" if emulated else "native",
+            latency=tuple(
+                DecodeLatency(
+                    batch_size=batch,
+                    prompt_tokens=256,
+                    new_tokens=64,
+                    repeats=5,
+                    prefill_ms=31.4 * batch + 3 * level,
+                    per_token_ms=18.25 + level,
+                )
+                for batch in (1, 8)
+            ),
+        ),
+    }
+    return Evaluation(**(fields | more))
+
+
+def manifest(profile_: Profile, total: int, **more: Any) -> Manifest:
+    fields: dict[str, Any] = {
+        "profile": profile_,
+        "backend": "compressed-tensors",
+        "formats": {"w8a8-static": PRESETS["w8a8-static"]},
+        "spectrum_sha256": "00" * 32,
+        "provenance": provenance(),
+        "files": {"model.safetensors": total},
+        "total_bytes": total,
+        "baseline_bytes": 7_509_000_000,
+        "quantized_weight_bytes": total // 2,
+        "verification": None,
+    }
+    return Manifest(**(fields | more))
+
+
+def run_record(**more: Any) -> RunRecord:
+    names = ["baseline", "sensitivity:fallback", "spectrum"]
+    names += [f"{stage}:{name}" for name in PROFILES for stage in ("quantize", "evaluate")]
+    fields: dict[str, Any] = {
+        "request": {
+            "model": MODEL.id,
+            "dtype": "auto",
+            "data": ["coco:captions_val2017.json", "text:a b.txt"],
+            "revision": None,
+            "trust_remote_code": False,
+            "eval_samples": 64,
+        },
+        "environment": ENVIRONMENT,
+        "stages": {name: StageState(state="done", wall_s=61.5) for name in names},
+    }
+    return RunRecord(**(fields | more))
+
+
+def write_full_run(
+    run: Path, made_from: SensitivityReport | None = None, *, second: bool = True
+) -> Path:
+    """Write a complete run of four profiles; ``second`` adds a report of the other base."""
+    made_from = made_from or report()
+    write_artifact(run / "run.json", run_record())
+    write_artifact(run / "baseline" / "evaluation.json", evaluation("baseline"))
+    first = run / "sensitivity" / "native-mse_v2.fallback.json"
+    write_artifact(first, made_from)
+    if second:
+        other = made_from.model_copy(update={"base": "isolate"})
+        write_artifact(run / "sensitivity" / "native-mse_v2.isolate.json", other)
+    made = spectrum(made_from, sha256_file(first))
+    write_artifact(run / "spectrum.json", made)
+    damages = (0.0015, 0.005, 0.021, 0.16)
+    for level, (one, damage) in enumerate(zip(made.profiles[1:], damages, strict=True), 1):
+        measured = evaluation(one.name, damage, level)
+        write_artifact(
+            run / "variants" / one.name / "manifest.json",
+            manifest(one, measured.resources.disk_bytes),
+        )
+        write_artifact(run / "evaluations" / f"{one.name}.json", measured)
+    return run

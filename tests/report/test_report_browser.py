@@ -1,0 +1,130 @@
+"""The page in a real browser: figures are drawn, nothing is logged, nothing overflows a phone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from report_pages import parse
+from test_report_hostile import write_hostile_run
+
+from quantspectrum.report import write_report
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium binary on the path"),
+]
+
+# Loads the page in a frame as wide as a phone, opens every part, and writes down what it finds.
+PROBE = """<!doctype html><meta charset="utf-8">
+<iframe src="REPORT" style="width:WIDTHpx;height:900px"></iframe>
+<script>
+const frame = document.querySelector("iframe");
+frame.onload = () => setTimeout(() => {
+  const page = frame.contentDocument;
+  for (const part of page.querySelectorAll("details")) part.open = true;
+  setTimeout(() => {
+    const root = page.documentElement;
+    const plots = [...page.querySelectorAll(".plot")];
+    const result = {
+      title: page.title,
+      overflow: root.scrollWidth - root.clientWidth,
+      plots: plots.map((p) => p.querySelectorAll(".main-svg").length),
+      wide: plots.filter((p) => p.querySelector(".main-svg")?.clientWidth > p.clientWidth).length,
+      scripts: page.scripts.length,
+      handlers: page.querySelectorAll("[onerror],[onload],[onclick]").length,
+      ink: getComputedStyle(page.body).color,
+      drawn: page.querySelector(".plot .xtick text")?.style.fill,
+    };
+    document.body.textContent = "RESULT" + JSON.stringify(result) + "END";
+  }, 3000);
+}, 1500);
+</script>"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the browser found in the page, and everything it logged."""
+
+    found: dict[str, object]
+    log: str
+
+
+def browse(page: Path, work: Path, *flags: str, width: int = 1280) -> Seen:
+    assert CHROMIUM is not None
+    probe = work / "probe.html"
+    probe.write_text(PROBE.replace("REPORT", page.as_uri()).replace("WIDTH", str(width)))
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-logging=stderr",
+            "--v=0",
+            "--allow-file-access-from-files",
+            f"--user-data-dir={work / 'profile'}",
+            "--window-size=1400,1000",
+            "--virtual-time-budget=20000",
+            *flags,
+            "--dump-dom",
+            probe.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    result = re.search(r"RESULT(\{.*\})END", done.stdout)
+    assert result, done.stderr[-2000:]
+    return Seen(json.loads(result[1].replace("&amp;", "&").replace("&lt;", "<")), done.stderr)
+
+
+def console(log: str) -> list[str]:
+    return [line for line in log.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_figure_is_drawn_and_fits(reported: Path, tmp_path: Path, width: int) -> None:
+    seen = browse(reported / "report.html", tmp_path, width=width)
+    assert console(seen.log) == []
+    assert len(seen.found["plots"]) == 9  # type: ignore[arg-type]
+    assert all(seen.found["plots"])  # type: ignore[call-overload]
+    assert seen.found["wide"] == 0
+    assert seen.found["overflow"] == 0
+
+
+def test_dark_mode_turns_page_and_figures(reported: Path, tmp_path: Path) -> None:
+    light = browse(reported / "report.html", tmp_path)
+    dark = browse(reported / "report.html", tmp_path, "--blink-settings=preferredColorScheme=0")
+    assert light.found["ink"] == "rgb(28, 33, 38)"
+    assert dark.found["ink"] == "rgb(230, 233, 236)"
+    assert light.found["drawn"] == "rgb(92, 102, 112)"
+    assert dark.found["drawn"] == "rgb(160, 170, 180)"
+
+
+def test_hostile_text_does_nothing(tmp_path: Path) -> None:
+    run = write_hostile_run(tmp_path / "run")
+    write_report(run)
+    seen = browse(run / "report.html", tmp_path)
+    # An alert would be logged, a blocked script or picture too.
+    assert console(seen.log) == []
+    assert seen.found["scripts"] == 3
+    assert seen.found["handlers"] == 0
+    assert str(seen.found["title"]).endswith("quantization spectrum")
+    assert "PWNED" in parse((run / "report.html").read_text(encoding="utf-8")).text
+    assert all(seen.found["plots"])  # type: ignore[call-overload]
