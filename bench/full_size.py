@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", help="true weights to use instead of random ones")
+    parser.add_argument("--base", choices=["isolate", "fallback"], default="isolate")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--eval-samples", type=int, default=64)
     parser.add_argument("--max-new-tokens", type=int, default=16)
@@ -93,13 +94,13 @@ def main() -> None:
     start = time.perf_counter()
     run = Run(
         directory,
-        RunRequest(model=model, data=data, format="w8a8", base=("fallback",)),
+        RunRequest(model=model, data=data, format="w8a8", base=(args.base,)),
         progress=lambda _title, _steps: lambda: None,
         say=lambda stage: print(f"{time.perf_counter() - start:7.1f} s  {stage}", flush=True),
     )
     run.execute()
     wall_s = time.perf_counter() - start
-    result = summary(directory) | {
+    result = summary(directory, args.base) | {
         "random_weights": args.model is None,
         "building": building,
         "wall_s": wall_s,
@@ -109,10 +110,10 @@ def main() -> None:
     print(json.dumps(result["stages"], indent=1))
 
 
-def summary(directory: Path) -> dict[str, Any]:
+def summary(directory: Path, base: str) -> dict[str, Any]:
     """Stage times, sizes and the environment of a finished run."""
     record = read_artifact(directory / "run.json", RunRecord)
-    sensitivity = json.loads((directory / "sensitivity/native-mse_v2.fallback.json").read_text())
+    sensitivity = json.loads((directory / f"sensitivity/native-mse_v2.{base}.json").read_text())
     variants = {
         path.parent.name: read_artifact(path, Manifest)
         for path in sorted(directory.glob("variants/*/manifest.json"))

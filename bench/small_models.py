@@ -53,7 +53,7 @@ def main() -> None:
             gguf_file=args.gguf_file,
             data=data,
             format=args.format,
-            base=tuple(args.base or ("fallback",)),
+            base=tuple(args.base or ("isolate",)),
         )
         comparison = Run(
             directory,

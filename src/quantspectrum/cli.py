@@ -76,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--out", required=True, help="evaluation to write, FILE.json")
     one.add_argument("--label", help="name shown in reports (default: the model's)")
+    one.add_argument(
+        "--baseline", metavar="FILE", help="the baseline's evaluation, to measure KL from"
+    )
     one.set_defaults(call=commands.evaluate)
 
     one = sub.add_parser("compare", parents=[common], help="make a run's report again")
@@ -149,7 +152,7 @@ def _scoring() -> argparse.ArgumentParser:
         "--base",
         choices=["isolate", "fallback"],
         action="append",
-        help="what surrounds the op under test (default: fallback); in `run`, give both to "
+        help="what surrounds the op under test (default: isolate); in `run`, give both to "
         "have both, the first of which makes the spectrum",
     )
     return group

@@ -52,7 +52,7 @@ def run(args: Args) -> int:
         data=_data(args),
         ops=_ops(args),
         format=args.format,
-        base=tuple(dict.fromkeys(args.base or ["fallback"])),
+        base=tuple(dict.fromkeys(args.base or ["isolate"])),
         cut=tuple(args.cut or ()),
         backend=args.backend,
     )
@@ -115,7 +115,7 @@ def sensitivity(args: Args) -> int:
     """``quantspectrum sensitivity``."""
     from quantspectrum import stages
 
-    bases = args.base or ["fallback"]
+    bases = args.base or ["isolate"]
     if len(bases) > 1:
         raise UserError("a report is of one base; give --base once, or use `quantspectrum run`")
     out = _json_path(args.out)
@@ -179,7 +179,10 @@ def evaluate(args: Args) -> int:
     loaded = _load(args)
     load_s = time.perf_counter() - start
     label = args.label or loaded.identity.id
-    done = stages.evaluate(loaded, out, data=_data(args), label=label, load_s=load_s)
+    baseline = Path(args.baseline) if args.baseline is not None else None
+    done = stages.evaluate(
+        loaded, out, data=_data(args), label=label, load_s=load_s, baseline=baseline
+    )
     text = f"{label}: loss {done.loss.loss:.4f} nats/token on {done.loss.tokens} tokens"
     if done.loss.stderr is not None:
         text += f" (standard error {done.loss.stderr:.4f})"

@@ -48,7 +48,7 @@ class RunRequest(Record):
     data: stages.DataRequest = stages.DataRequest()
     ops: stages.OpsRequest = stages.OpsRequest()
     format: str = "w8a8"
-    base: tuple[stages.Base, ...] = ("fallback",)
+    base: tuple[stages.Base, ...] = ("isolate",)
     cut: tuple[str, ...] = ()
     backend: str = "compressed-tensors"
 
@@ -84,9 +84,9 @@ def demo_request(device: str = "auto") -> RunRequest:
         model=str(model_dir()),
         device=device,
         format="w8a8-static",
-        base=("fallback", "isolate"),
+        base=("isolate", "fallback"),
         data=stages.DataRequest(
-            data=("demo",), calibration=64, samples=64, eval_samples=256, batch_size=32
+            data=("demo",), calibration=64, samples=64, eval_samples=1024, batch_size=32
         ),
     )
 
@@ -289,6 +289,7 @@ class Run:
             data=self._request.data,
             label=profile,
             load_s=time.perf_counter() - start,
+            baseline=self._dir / "baseline" / "evaluation.json",
         )
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "DataRequest",
     "OpsRequest",
     "evaluate",
+    "predictions_path",
     "quantize",
     "sensitivity",
     "spectrum",
@@ -200,9 +201,19 @@ def quantize(
 
 
 def evaluate(
-    loaded: Loaded, out: Path, *, data: DataRequest, label: str, load_s: float
+    loaded: Loaded,
+    out: Path,
+    *,
+    data: DataRequest,
+    label: str,
+    load_s: float,
+    baseline: Path | None = None,
 ) -> Evaluation:
-    """Measure a model or variant on the evaluation split and write the record to ``out``."""
+    """Measure a model or variant on the evaluation split and write the record to ``out``.
+
+    A model measured without a ``baseline`` may be one: its predictions are kept beside ``out``.
+    With one, its evaluation's path, the KL divergence from its predictions is measured too.
+    """
     splits = data.splits(loaded.takes_images)
     prompts = data.prompt_samples(loaded.takes_images)
     identities: tuple[DataIdentity, ...] = (
@@ -218,7 +229,14 @@ def evaluate(
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         seed=data.seed,
+        baseline=predictions_path(baseline) if baseline is not None else None,
+        keep=predictions_path(out) if baseline is None else None,
     )
     evaluation = evaluate_model(loaded, request, load_s=load_s)
     write_artifact(out, evaluation)
     return evaluation
+
+
+def predictions_path(evaluation: Path) -> Path:
+    """Where the predictions behind an evaluation are kept."""
+    return evaluation.with_suffix(".predictions.safetensors")

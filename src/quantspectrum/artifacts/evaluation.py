@@ -18,12 +18,20 @@ __all__ = [
 
 
 class SampleLoss(Record):
-    """Negative log-likelihood (nats, summed) of one sample's target tokens."""
+    """Sums over one sample's target tokens.
+
+    Attributes:
+        nll: Negative log-likelihood, in nats.
+        kl: KL divergence from the baseline's predictions, in nats; ``None`` for the baseline.
+        same_top: Tokens at which the likeliest next token is the baseline's.
+    """
 
     id: str
     kind: Literal["text", "image+text"]
     nll: float
     tokens: int
+    kl: float | None = None
+    same_top: int | None = None
 
 
 class Loss(Record):

@@ -11,6 +11,11 @@ from quantspectrum.artifacts import DataIdentity, Evaluation, Manifest, Resource
 from quantspectrum.backends.serving import serving_arithmetic
 from quantspectrum.data.encode import Batch, encode
 from quantspectrum.data.sample import Sample
+from quantspectrum.evaluate.divergence import (
+    Predictions,
+    read_predictions,
+    write_predictions,
+)
 from quantspectrum.evaluate.generation import measure_accuracy, run_prompts
 from quantspectrum.evaluate.latency import measure_latency
 from quantspectrum.evaluate.loss import measure_loss
@@ -35,6 +40,8 @@ class EvaluationRequest:
         max_new_tokens: Longest answer.
         latency_batch_sizes: Batch sizes timed.
         seed: Seed the data was drawn with, for the record.
+        baseline: The baseline's predictions, to measure the KL divergence from.
+        keep: Where to keep this model's predictions, for others to be measured against.
     """
 
     samples: Sequence[Sample]
@@ -46,6 +53,8 @@ class EvaluationRequest:
     max_new_tokens: int = 48
     latency_batch_sizes: tuple[int, ...] = (1,)
     seed: int = 0
+    baseline: Path | None = None
+    keep: Path | None = None
 
 
 def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float) -> Evaluation:
@@ -76,10 +85,19 @@ def _measure(
     manifest: Manifest | None,
     batches: Sequence[Batch],
 ) -> Evaluation:
+    kept: list[tuple[str, Predictions]] = []
+    loss = measure_loss(
+        loaded,
+        batches,
+        baseline=read_predictions(request.baseline) if request.baseline is not None else None,
+        keep=(lambda sample, made: kept.append((sample, made))) if request.keep else None,
+    )
+    if request.keep is not None:
+        write_predictions(request.keep, kept)
     return Evaluation(
         label=request.label,
         profile=manifest.profile.name if manifest is not None else None,
-        loss=measure_loss(loaded, batches),
+        loss=loss,
         accuracy=measure_accuracy(
             loaded,
             request.samples,

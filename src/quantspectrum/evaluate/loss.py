@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,38 +11,56 @@ from torch import Tensor
 from quantspectrum.artifacts import Loss, SampleLoss
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
+from quantspectrum.evaluate.divergence import Predictions, divergence, predictions
 from quantspectrum.evaluate.statistics import ratio_with_stderr
 from quantspectrum.models.loading import Loaded
 
-__all__ = ["measure_loss", "target_nll"]
-
-_CHUNK = 1024
+__all__ = ["measure_loss", "target_log_probabilities"]
 
 
 @torch.inference_mode()
-def measure_loss(loaded: Loaded, batches: Sequence[Batch]) -> Loss:
+def measure_loss(
+    loaded: Loaded,
+    batches: Sequence[Batch],
+    *,
+    baseline: Mapping[str, Predictions] | None = None,
+    keep: Callable[[str, Predictions], None] | None = None,
+) -> Loss:
     """Mean negative log-likelihood of the target tokens, in nats per token.
 
     The mean is over all target tokens; its standard error is clustered by sample, since the
     tokens of one sample are not independent.
 
+    Args:
+        loaded: The model.
+        batches: What to measure it on.
+        baseline: The baseline's predictions by sample, to measure the KL divergence from.
+        keep: Told this model's predictions of each sample.
+
     Raises:
-        UserError: A sample's loss is not finite.
+        UserError: A sample's loss is not finite, or the baseline's predictions lack it.
     """
     samples: list[SampleLoss] = []
     for batch in batches:
         on_device = batch.to(loaded.device)
         logits = loaded.model(**on_device.inputs, use_cache=False).logits
         for row, sample in enumerate(batch.sample_ids):
-            ids = on_device.inputs["input_ids"][row]
-            nll, tokens = target_nll(logits[row], ids, on_device.target[row])
+            log_probabilities, ids = target_log_probabilities(
+                logits[row], on_device.inputs["input_ids"][row], on_device.target[row]
+            )
+            nll = -float(log_probabilities.gather(-1, ids.unsqueeze(-1)).double().sum())
             if not math.isfinite(nll):
                 raise UserError(
                     f"the loss of sample {sample} is not finite; check the checkpoint for NaN, "
                     "or load it in another --dtype"
                 )
-            kind = batch.kinds[row]
-            samples.append(SampleLoss(id=sample, kind=kind, nll=nll, tokens=tokens))
+            if keep is not None:
+                keep(sample, predictions(log_probabilities))
+            kl, same = _against(baseline, sample, log_probabilities)
+            kind, tokens = batch.kinds[row], len(ids)
+            samples.append(
+                SampleLoss(id=sample, kind=kind, nll=nll, tokens=tokens, kl=kl, same_top=same)
+            )
     samples.sort(key=lambda sample: sample.id)
     loss, stderr = ratio_with_stderr([s.nll for s in samples], [s.tokens for s in samples])
     return Loss(
@@ -50,18 +68,28 @@ def measure_loss(loaded: Loaded, batches: Sequence[Batch]) -> Loss:
     )
 
 
-def target_nll(logits: Tensor, ids: Tensor, target: Tensor) -> tuple[float, int]:
-    """Summed negative log-likelihood of one sample's target tokens, and their number.
+def _against(
+    baseline: Mapping[str, Predictions] | None, sample: str, log_probabilities: Tensor
+) -> tuple[float | None, int | None]:
+    if baseline is None:
+        return None, None
+    if sample not in baseline:
+        raise UserError(
+            f"the baseline's predictions lack sample {sample}; evaluate it on the same data first"
+        )
+    return divergence(baseline[sample], log_probabilities)
+
+
+def target_log_probabilities(logits: Tensor, ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities that predict one sample's target tokens, and those tokens.
 
     Args:
         logits: ``(tokens, vocabulary)``; position *t* predicts token *t + 1*.
         ids: Token ids, ``(tokens,)``.
         target: Which tokens count, ``(tokens,)``.
+
+    Returns:
+        ``(targets, vocabulary)`` float32 and ``(targets,)``.
     """
     positions = target[1:].nonzero().squeeze(-1)
-    total = 0.0
-    for chunk in torch.split(positions, _CHUNK):
-        log_probabilities = torch.log_softmax(logits[chunk].float(), dim=-1)
-        picked = log_probabilities.gather(-1, ids[chunk + 1].unsqueeze(-1))
-        total -= float(picked.double().sum())
-    return total, len(positions)
+    return torch.log_softmax(logits[positions].float(), dim=-1), ids[positions + 1]

@@ -17,7 +17,12 @@ from quantspectrum.artifacts import (
 from quantspectrum.report import pairs
 from quantspectrum.report.inputs import BASELINE, RunFiles, read_run
 from quantspectrum.report.numbers import percent, plural, relative, signed_points, size
-from quantspectrum.report.pairs import AccuracyDifference, LossDifference, PromptChanges
+from quantspectrum.report.pairs import (
+    AccuracyDifference,
+    Divergence,
+    LossDifference,
+    PromptChanges,
+)
 
 __all__ = [
     "TOLERANCE",
@@ -55,6 +60,7 @@ class ComparisonRow(Record):
         tokens: Target tokens behind the loss.
         paired: Loss difference to the baseline over all samples.
         by_kind: The same over the samples of one kind.
+        divergence: KL divergence from the baseline's predictions.
         accuracy: Share of right answers.
         accuracy_stderr: Its standard error.
         paired_accuracy: Accuracy difference to the baseline.
@@ -79,6 +85,7 @@ class ComparisonRow(Record):
     tokens: int | None = None
     paired: LossDifference | None = None
     by_kind: dict[str, LossDifference] = Field(default_factory=dict)
+    divergence: Divergence | None = None
     accuracy: float | None = None
     accuracy_stderr: float | None = None
     paired_accuracy: AccuracyDifference | None = None
@@ -196,6 +203,7 @@ def _against(baseline: Evaluation, variant: Evaluation, name: str) -> dict[str, 
     return {
         "paired": pairs.compare_loss(baseline, variant),
         "by_kind": pairs.compare_kinds(baseline, variant),
+        "divergence": pairs.divergence_of(variant),
         "paired_accuracy": pairs.compare_accuracy(baseline, variant),
         "prompts": pairs.compare_prompts(baseline, variant),
     }

@@ -11,6 +11,7 @@ from quantspectrum.report.statistics import Estimate, paired_ratio
 
 __all__ = [
     "AccuracyDifference",
+    "Divergence",
     "LossDifference",
     "PromptChanges",
     "check_same_samples",
@@ -18,6 +19,7 @@ __all__ = [
     "compare_kinds",
     "compare_loss",
     "compare_prompts",
+    "divergence_of",
 ]
 
 
@@ -46,6 +48,19 @@ class LossDifference(_Paired):
 
     baseline: float
     tokens: int
+
+
+class Divergence(_Paired):
+    """KL divergence from the baseline's predictions, in nats per target token.
+
+    ``value = sum(kl) / sum(tokens)``; error and interval as for the loss. ``differs`` says that
+    the interval excludes zero.
+
+    Attributes:
+        same_top: Share of target tokens whose likeliest prediction is the baseline's.
+    """
+
+    same_top: float
 
 
 class AccuracyDifference(_Paired):
@@ -120,6 +135,21 @@ def compare_kinds(baseline: Evaluation, variant: Evaluation) -> dict[str, LossDi
         if difference is not None:
             found[kind] = difference
     return found
+
+
+def divergence_of(variant: Evaluation) -> Divergence | None:
+    """KL divergence over all samples; ``None`` where it was not measured."""
+    measured = [
+        (sample.kl, sample.same_top, sample.tokens)
+        for sample in variant.loss.samples
+        if sample.kl is not None and sample.same_top is not None
+    ]
+    tokens = sum(count for _, _, count in measured)
+    if len(measured) < len(variant.loss.samples) or tokens == 0:
+        return None
+    estimate = paired_ratio([kl for kl, _, _ in measured], [count for _, _, count in measured])
+    same = sum(count for _, count, _ in measured) / tokens
+    return Divergence(same_top=same, **_fields(estimate))
 
 
 def compare_accuracy(baseline: Evaluation, variant: Evaluation) -> AccuracyDifference | None:

@@ -74,6 +74,7 @@ def variant_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
     found = (
         ("Loss", loss_table(comparison)),
         ("Loss by kind of sample", kinds_table(comparison)),
+        ("Distance from the baseline's predictions", divergence_table(comparison)),
         ("Answers", answers_table(comparison)),
         ("Size", size_table(comparison)),
         (LATENCY, latency_table(comparison)),
@@ -113,6 +114,32 @@ def loss_table(comparison: Comparison) -> Table:
 
 
 _LOSS_TITLES = ("Change", "95 % interval", "Relative", "Differs", "Upper bound ≤ 1 %")
+
+
+def divergence_table(comparison: Comparison) -> Table | None:
+    """KL divergence of each variant from the baseline, where it was measured."""
+    found = [(row, row.divergence) for row in comparison.rows if row.divergence is not None]
+    if not found:
+        return None
+    return Table(
+        caption="KL(baseline ‖ variant) of the next-token prediction, in nats per target token: 0 "
+        "where nothing changed. ± is one standard error, clustered by sample. Over the baseline's "
+        "64 likeliest tokens and all others as one, which is a lower bound.",
+        columns=columns(
+            "Profile", "KL", "95 % interval", "Same likeliest token", text=("Profile",)
+        ),
+        rows=tuple(
+            (
+                row.profile,
+                f"{score(kl.value)} ± {score(kl.stderr)}" if kl.stderr else score(kl.value),
+                ABSENT
+                if kl.low is None or kl.high is None
+                else f"{score(max(kl.low, 0.0))} to {score(kl.high)}",
+                percent(kl.same_top),
+            )
+            for row, kl in found
+        ),
+    )
 
 
 def _loss_cells(paired: LossDifference | None) -> tuple[str, ...]:

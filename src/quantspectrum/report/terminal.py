@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from quantspectrum.report.comparison import Comparison, ComparisonRow, recommend
-from quantspectrum.report.numbers import ABSENT, percent, relative, signed_points, size
+from quantspectrum.report.numbers import ABSENT, percent, relative, score, signed_points, size
 
 __all__ = ["variants_text"]
 
-_TITLES = ("profile", "groups", "share", "size", "of baseline", "loss", "95 %", "accuracy", "flips")
+_TITLES = (
+    "profile",
+    "groups",
+    "share",
+    "size",
+    "of baseline",
+    "loss",
+    "95 %",
+    "KL",
+    "accuracy",
+    "flips",
+)
 
 
 def variants_text(comparison: Comparison) -> str:
@@ -28,7 +39,9 @@ def variants_text(comparison: Comparison) -> str:
 
 
 def _cells(row: ComparisonRow) -> tuple[str, ...]:
-    loss = interval = accuracy = flips = ABSENT
+    loss = interval = kl = accuracy = flips = ABSENT
+    if row.divergence is not None:
+        kl = score(row.divergence.value)
     if row.paired is not None:
         whole = row.paired.baseline
         loss = relative(row.paired.value, whole)
@@ -45,6 +58,7 @@ def _cells(row: ComparisonRow) -> tuple[str, ...]:
         ABSENT if row.ratio is None else f"{row.ratio:.3f}×",
         loss,
         interval,
+        kl,
         accuracy,
         flips,
     )
