@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -42,6 +41,7 @@ def vl() -> nn.Module:
 @pytest.fixture
 def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
     """Make every write beyond so many bytes of a file fail, whoever does it, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="file sizes can be limited on POSIX alone")
 
     @contextmanager
     def limited(size: int) -> Iterator[None]:

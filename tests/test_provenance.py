@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def identify(model: nn.Module) -> ModelIdentity:
-    return describe_model(model, model.config, model_id="tiny", revision="abc")  # type: ignore[arg-type]
+    return describe_model(model, model.config, model_id="tiny", revision="abc")
 
 
 def change(edit: Callable[[nn.Module], object]) -> tuple[ModelIdentity, ModelIdentity]:

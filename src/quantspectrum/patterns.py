@@ -18,7 +18,10 @@ from collections.abc import Iterable, Sequence
 
 from quantspectrum.errors import UserError
 
-__all__ = ["best_match", "check_patterns", "matches", "specificity"]
+__all__ = ["NAME_PARTS", "best_match", "check_patterns", "matches", "specificity"]
+
+FULL_NAME, NAME_PARTS, GLOB, REGEX, NO_MATCH = 4, 3, 2, 1, 0
+"""What :func:`specificity` returns."""
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -31,14 +34,14 @@ def specificity(name: str, pattern: str) -> int:
     """
     if pattern.startswith("re:"):
         try:
-            return 1 if re.fullmatch(pattern[3:], name) else 0
+            return REGEX if re.fullmatch(pattern[3:], name) else NO_MATCH
         except re.error as error:
             raise UserError(f"pattern {pattern!r} is not a regular expression: {error}") from None
     if pattern == name:
-        return 4
+        return FULL_NAME
     if _GLOB.search(pattern):
-        return 2 if fnmatch.fnmatchcase(name, pattern) else 0
-    return 3 if f".{pattern}." in f".{name}." else 0
+        return GLOB if fnmatch.fnmatchcase(name, pattern) else NO_MATCH
+    return NAME_PARTS if f".{pattern}." in f".{name}." else NO_MATCH
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantspectrum.artifacts import DataIdentity, Environment, ModelIdentity, Provenance
 
@@ -80,11 +80,9 @@ def describe_model(
         parameters += parameter.numel()
         sha.update(f"{name}{tuple(parameter.shape)}".encode())
         flat = parameter.detach().reshape(-1)
-        step = max(1, flat.numel() // _FINGERPRINT_VALUES)
-        picked.append(flat[::step][:_FINGERPRINT_VALUES].float().cpu())
+        picked.append(flat[_evenly_spaced(flat.numel()).to(flat.device)].float().cpu())
     sha.update(torch.cat(picked).numpy().tobytes())
-    settings = {k: v for k, v in config.to_dict().items() if k not in _NOT_CONFIG}
-    canonical = json.dumps(settings, sort_keys=True, default=str)
+    canonical = json.dumps(_settings(config.to_dict()), sort_keys=True, default=str)
     return ModelIdentity(
         id=model_id,
         revision=revision,
@@ -94,6 +92,23 @@ def describe_model(
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         parameters=parameters,
     )
+
+
+def _evenly_spaced(length: int) -> torch.Tensor:
+    """Indices from the first to the last of ``length`` values, at most 64."""
+    import torch
+
+    count = min(length, _FINGERPRINT_VALUES)
+    return torch.arange(count) * (length - 1) // max(count - 1, 1)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, and those inside it, without what does not change the model."""
+    return {
+        key: _settings(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _NOT_CONFIG
+    }
 
 
 # What transformers writes into a configuration without it changing the model.

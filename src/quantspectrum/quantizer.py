@@ -25,13 +25,17 @@ __all__ = ["dequantize", "fake_quantize", "input_qparams", "qparams", "quantize"
 QParams = tuple[Tensor, Tensor]
 
 
-def qparams(low: Tensor, high: Tensor, scheme: TensorScheme) -> QParams:
+def qparams(
+    low: Tensor, high: Tensor, scheme: TensorScheme, dtype: torch.dtype = torch.float32
+) -> QParams:
     """Scale and zero point for values between ``low`` and ``high``.
 
     Args:
         low: Smallest values, any shape.
         high: Largest values, same shape.
         scheme: How many levels there are and whether they are symmetric.
+        dtype: Type the scale will be kept in; it is rounded to one of its numbers, so that
+            the codes are made with the scale they will be read with.
 
     Returns:
         ``(scale, zero_point)``, float32, of the shape of ``low``. A range of zero width gets
@@ -42,25 +46,27 @@ def qparams(low: Tensor, high: Tensor, scheme: TensorScheme) -> QParams:
     levels = scheme.qmax - scheme.qmin
     width = 2 * torch.maximum(-low, high) if scheme.symmetric else high - low
     scale = width / levels
-    scale = torch.where(scale == 0, torch.finfo(torch.float32).eps, scale)
+    scale = torch.where(scale == 0, torch.finfo(torch.float32).eps, scale).to(dtype).float()
+    # What is too small for the type would be rounded to a scale that divides by zero.
+    scale = torch.where(scale == 0, torch.finfo(dtype).tiny, scale)
     if scheme.symmetric:
         return scale, torch.zeros_like(scale)
     return scale, torch.round((scheme.qmin - low / scale).clamp(scheme.qmin, scheme.qmax))
 
 
-def weight_qparams(weight: Tensor, scheme: TensorScheme) -> QParams:
+def weight_qparams(
+    weight: Tensor, scheme: TensorScheme, dtype: torch.dtype | None = None
+) -> QParams:
     """Scale and zero point of a weight ``(out, ...)``; shape ``(out, 1, ...)`` per channel.
 
-    The scale is rounded to the weight's own type: loaders keep scales in it, and a scale they
-    would have to round again would not be the one the codes were made with.
+    The scale is a number of ``dtype``, by default the weight's own type.
     """
     if scheme.granularity == "tensor":
         low, high = weight.amin(), weight.amax()
     else:
         inner = tuple(range(1, weight.ndim))
         low, high = weight.amin(inner, keepdim=True), weight.amax(inner, keepdim=True)
-    scale, zero_point = qparams(low, high, scheme)
-    return scale.to(weight.dtype).float(), zero_point
+    return qparams(low, high, scheme, dtype or weight.dtype)
 
 
 def input_qparams(x: Tensor, scheme: TensorScheme) -> QParams:

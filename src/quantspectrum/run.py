@@ -223,9 +223,7 @@ class Run:
 
     def _drop_model(self) -> None:
         self._loaded = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_memory()
 
     def _baseline(self) -> Evaluation:
         loaded = self._model()
@@ -291,6 +289,15 @@ class Run:
             load_s=time.perf_counter() - start,
             baseline=self._dir / "baseline" / "evaluation.json",
         )
+        # A reloaded variant refers to itself, so that leaving this method does not free it.
+        del loaded
+        _free_memory()
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _remove_variant(directory: Path) -> None:

@@ -9,7 +9,7 @@ them (one byte per element), made when it becomes active and dropped when it no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -34,17 +34,36 @@ InputQuantizer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class OpPlan:
-    """How one op is quantized; ``input_range`` is needed where activations are static."""
+    """How one op is quantized.
+
+    Attributes:
+        format: Format of its weight and input.
+        input_range: Smallest and largest input; needed where activations are static.
+        scale_dtype: Type a checkpoint keeps scales in; ``None`` is the weight's own.
+    """
 
     format: Format
     input_range: tuple[float, float] | None = None
+    scale_dtype: torch.dtype | None = None
+
+    def for_weight(self, weight: Tensor) -> OpPlan:
+        """The plan with ``scale_dtype`` settled."""
+        return replace(self, scale_dtype=self.scale_dtype or weight.dtype)
+
+    def input_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of a static input; zero-dimensional, on the CPU."""
+        assert self.format.activation is not None
+        assert self.input_range is not None
+        low, high = (torch.tensor(bound) for bound in self.input_range)
+        return qparams(low, high, self.format.activation, self.scale_dtype or torch.float32)
 
 
 class _QuantizedWeight:
     """Codes of a weight and what they mean."""
 
     def __init__(self, weight: Tensor, plan: OpPlan) -> None:
-        self._scale, self._zero_point = weight_qparams(weight, plan.format.weight)
+        scheme = plan.format.weight
+        self._scale, self._zero_point = weight_qparams(weight, scheme, plan.scale_dtype)
         self._codes = quantize(weight, self._scale, self._zero_point, plan.format.weight)
         self._dtype = weight.dtype
 
@@ -74,7 +93,10 @@ class Simulation:
         """Check the plans; nothing is replaced before the context is entered."""
         self._input_quantizer = input_quantizer or serving_input_quantizer
         self._modules = {name: model.get_submodule(name) for name in plans}
-        self._plans = dict(plans)
+        self._plans = {
+            name: plan.for_weight(self._modules[name].get_parameter("weight"))
+            for name, plan in plans.items()
+        }
         self._weights: dict[str, _QuantizedWeight] = {}
         self._replaced: list[tuple[nn.Module, Callable[..., Any] | None]] = []
         for name, plan in plans.items():
@@ -83,10 +105,15 @@ class Simulation:
 
     def __enter__(self) -> Simulation:
         """Put the simulated forwards in place."""
-        for name, module in self._modules.items():
-            own = module.__dict__.get("forward")
-            self._replaced.append((module, own))
-            module.forward = self._forward(name, module, module.forward)
+        try:
+            for name, module in self._modules.items():
+                own = module.__dict__.get("forward")
+                forward = self._forward(name, module, module.forward)
+                self._replaced.append((module, own))
+                module.forward = forward
+        except BaseException:
+            self._restore()
+            raise
         return self
 
     def __exit__(
@@ -96,6 +123,9 @@ class Simulation:
         trace: TracebackType | None,
     ) -> None:
         """Put the forwards back as they were found and drop the codes."""
+        self._restore()
+
+    def _restore(self) -> None:
         for module, own in reversed(self._replaced):
             if own is None:
                 del module.forward
@@ -141,9 +171,7 @@ def serving_input_quantizer(plan: OpPlan) -> InputQuantizer:
         return lambda x: x
     if scheme.dynamic:
         return lambda x: fake_quantize(x, *input_qparams(x, scheme), scheme)
-    assert plan.input_range is not None
-    low, high = (torch.tensor(bound) for bound in plan.input_range)
-    scale, zero_point = qparams(low, high, scheme)
+    scale, zero_point = plan.input_qparams()
 
     def static(x: Tensor) -> Tensor:
         # Zero-dimensional tensors stay on the CPU: torch passes them to GPU kernels by value.

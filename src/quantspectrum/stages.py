@@ -152,7 +152,8 @@ def sensitivity(
         format=preset(format_name),
         base=base,
         calibration=calibration,
-        selection=selection,
+        # Pictures first: the first batch then reaches every op, so that all are scored early.
+        selection=sorted(selection, key=lambda batch: batch.kinds[0] == "text"),
         data=(
             identity(splits.calibration, splits.source, "calibration"),
             identity(splits.selection, splits.source, "selection"),

@@ -221,7 +221,7 @@ def test_too_few_samples_are_counted_in_the_error() -> None:
         ((), (1, 1, 1), "no data source"),
         (("all",), (0, 0, 0), "not usable"),
         (("all",), (1, -1, 1), "not usable"),
-        (("demo", "all"), (1, 1, 1), "demo model alone"),
+        (("demo", "all"), (1, 1, 1), "without other data sources"),
     ],
 )
 def test_what_cannot_be_split_is_told(

@@ -34,7 +34,7 @@ def state_of(out: Path, stage: str) -> str:
 
 
 def journal_lines(out: Path) -> int:
-    path = out / "sensitivity" / "native-mse_v2.fallback.journal.jsonl"
+    path = out / "sensitivity" / "native-mse_v2.isolate.journal.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
 
 
@@ -50,7 +50,7 @@ def test_kill_in_every_stage_then_resume(finished_run: Path, tmp_path: Path) -> 
     out = tmp_path / "killed"
     moments = {
         "baseline": lambda: state_of(out, "baseline") == "running",
-        "sensitivity:fallback": lambda: journal_lines(out) > 12,
+        "sensitivity:isolate": lambda: journal_lines(out) > 12,
         "quantize:medium": lambda: state_of(out, "quantize:medium") == "running",
         "evaluate:mild": lambda: state_of(out, "evaluate:mild") == "running",
     }
@@ -70,7 +70,7 @@ def test_kill_in_every_stage_then_resume(finished_run: Path, tmp_path: Path) -> 
     record = read_artifact(out / "run.json", RunRecord)
     assert {state.state for state in record.stages.values()} == {"done"}
     reports = [
-        read_artifact(run / "sensitivity/native-mse_v2.fallback.json", SensitivityReport)
+        read_artifact(run / "sensitivity/native-mse_v2.isolate.json", SensitivityReport)
         for run in (out, finished_run)
     ]
     assert reports[0].ops == reports[1].ops
@@ -86,7 +86,7 @@ def test_interrupt_leaves_a_partial_report_and_exits_3(tmp_path: Path, number: i
     wait_until(process, lambda: journal_lines(out) > 12)
     process.send_signal(number)
     assert process.wait(60) == 3
-    path = out / "sensitivity/native-mse_v2.fallback.json"
+    path = out / "sensitivity/native-mse_v2.isolate.json"
     report = read_artifact(path, SensitivityReport)
     assert not report.complete
     assert report.stopped_by == "interrupted"

@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).parent / "golden" / "demo_ranking.json"
 
 
 def report_of(run: Path) -> SensitivityReport:
-    return read_artifact(run / "sensitivity" / "native-mse_v2.fallback.json", SensitivityReport)
+    return read_artifact(run / "sensitivity" / "native-mse_v2.isolate.json", SensitivityReport)
 
 
 def test_every_stage_is_done_and_leaves_its_file(finished_run: Path) -> None:

@@ -22,8 +22,10 @@ def model(tmp_path: Path) -> Path:
 
 
 def sensitivity(model: Path | str, out: Path, *more: str) -> list[str]:
-    command = ["sensitivity", str(model), "--out", str(out / "s.json"), "--quiet", *SMALL]
-    return [*command, "--samples", "2", "--calibration", "2", *more]
+    command = ["sensitivity", str(model), "--out", str(out / "s.json"), "--quiet"]
+    data = () if "--data" in more else ("--data", "demo")
+    few = ("--samples", "2", "--calibration", "2", "--eval-samples", "2")
+    return [*command, "--device", "cpu", "--format", "w8a8-static", *few, *data, *more]
 
 
 def test_missing_directory(fails, tmp_path: Path) -> None:

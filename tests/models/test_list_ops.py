@@ -258,7 +258,7 @@ def test_listing_changes_nothing(vl: nn.Module) -> None:
 
 
 VL = models_tiny.qwen2_5_vl()
-VL_LAYOUT: Layout = adapter_for(VL.config).layout(VL)  # type: ignore[arg-type]
+VL_LAYOUT: Layout = adapter_for(VL.config).layout(VL)
 patterns = st.lists(
     st.sampled_from(
         [

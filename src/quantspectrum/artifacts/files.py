@@ -68,7 +68,7 @@ def read_artifact(path: Path, kind: type[A]) -> A:
         raise UserError(f"{path} is not readable as JSON ({error}); write it again") from error
     if not isinstance(raw, dict) or raw.get("kind") != kind.KIND:
         found = raw.get("kind") if isinstance(raw, dict) else type(raw).__name__
-        raise UserError(f"{path} is not a {kind.KIND} record (kind: {found})")
+        raise UserError(f"{path} is not a {kind.KIND} record (kind: {found}); give one")
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {raw.get('schema_version')}, this release reads "
@@ -79,7 +79,9 @@ def read_artifact(path: Path, kind: type[A]) -> A:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where}: {first['msg']}") from None
+        raise UserError(
+            f"{path}: {where}: {first['msg']}; mend it, or make the file again"
+        ) from None
 
 
 def sha256_file(path: Path) -> str:

@@ -24,7 +24,7 @@ from quantspectrum.backends.checkpoint import Entry, total_bytes, write_shards
 from quantspectrum.errors import UserError
 from quantspectrum.formats import TensorScheme
 from quantspectrum.models.loading import Loaded
-from quantspectrum.quantizer import qparams, quantize, weight_qparams
+from quantspectrum.quantizer import quantize, weight_qparams
 from quantspectrum.simulation import InputQuantizer, OpPlan
 
 __all__ = [
@@ -63,7 +63,7 @@ def write(loaded: Loaded, plans: Mapping[str, OpPlan], directory: Path) -> None:
     write_shards(directory, entries(loaded, plans))
     config = loaded.config.to_dict()
     config.pop("quantization_config", None)
-    config["dtype"] = str(loaded.storage_dtype).removeprefix("torch.")
+    _set_dtype(config, str(loaded.storage_dtype).removeprefix("torch."))
     config["architectures"] = [type(loaded.model).__name__]
     if plans:
         config["quantization_config"] = quantization_config(loaded, plans)
@@ -73,6 +73,14 @@ def write(loaded: Loaded, plans: Mapping[str, OpPlan], directory: Path) -> None:
     if generation is not None:
         generation.save_pretrained(directory)
     loaded.processor.save_pretrained(directory)
+
+
+def _set_dtype(config: dict[str, Any], dtype: str) -> None:
+    """Say the checkpoint's type, also in the configurations of its parts."""
+    config["dtype"] = dtype
+    for part in config.values():
+        if isinstance(part, dict) and "dtype" in part:
+            _set_dtype(part, dtype)
 
 
 def quantization_config(loaded: Loaded, plans: Mapping[str, OpPlan]) -> dict[str, Any]:
@@ -105,9 +113,7 @@ def loader_input_quantizer(plan: OpPlan) -> InputQuantizer:
     args = QuantizationArgs(**_args(scheme))
     if scheme.dynamic:
         return lambda x: fake_quantize(x, *compute_dynamic_scales_and_zp(x, args, None), args)
-    assert plan.input_range is not None
-    low, high = (torch.tensor([bound]) for bound in plan.input_range)
-    scale, zero_point = qparams(low, high, scheme)
+    scale, zero_point = (value.reshape(1) for value in plan.input_qparams())
 
     def static(x: Tensor) -> Tensor:
         zero = None if scheme.symmetric else zero_point.to(x.device, torch.int8)
@@ -166,13 +172,14 @@ def _plain_entry(name: str, tensor: Tensor, dtype: torch.dtype) -> Entry:
 
 
 def _quantized_entries(op: str, weight: Tensor, plan: OpPlan) -> list[Entry]:
+    plan = plan.for_weight(weight)
     scheme = plan.format.weight
 
     def codes() -> Tensor:
-        return quantize(weight, *weight_qparams(weight, scheme), scheme)
+        return quantize(weight, *weight_qparams(weight, scheme, plan.scale_dtype), scheme)
 
     def scale() -> Tensor:
-        return weight_qparams(weight, scheme)[0].reshape(-1, 1)
+        return weight_qparams(weight, scheme, plan.scale_dtype)[0].reshape(-1, 1)
 
     channels = weight.shape[0] if scheme.granularity == "channel" else 1
     made = [
@@ -182,9 +189,7 @@ def _quantized_entries(op: str, weight: Tensor, plan: OpPlan) -> list[Entry]:
     act = plan.format.activation
     if act is None or act.dynamic:
         return made
-    assert plan.input_range is not None
-    low, high = (torch.tensor([bound]) for bound in plan.input_range)
-    input_scale, zero_point = qparams(low, high, act)
+    input_scale, zero_point = (value.reshape(1) for value in plan.input_qparams())
     made.append(Entry(name=f"{op}.input_scale", nbytes=4, make=lambda: input_scale))
     if not act.symmetric:
         made.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from quantspectrum.backends.checkpoint import staged_directory
 from quantspectrum.data.encode import Batch, encode
 from quantspectrum.data.probe import probe_samples
 from quantspectrum.errors import UserError
-from quantspectrum.models.loading import Loaded, load_model
+from quantspectrum.models.loading import Loaded, check_unquantized, load_model
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.simulation import OpPlan, Simulation
 
@@ -59,7 +60,11 @@ def plans_of(spectrum: Spectrum, profile_name: str, loaded: Loaded) -> dict[str,
         fmt = spectrum.formats[name]
         if fmt.needs_calibration and op not in spectrum.input_ranges:
             raise UserError(f"profile {profile_name}: {op} has no calibrated input range")
-        plans[op] = OpPlan(format=fmt, input_range=spectrum.input_ranges.get(op))
+        plans[op] = OpPlan(
+            format=fmt,
+            input_range=spectrum.input_ranges.get(op),
+            scale_dtype=loaded.storage_dtype,
+        )
     return plans
 
 
@@ -82,6 +87,7 @@ def quantize_profile(
             full, or what was loaded back is not what was simulated.
     """
     watch = Stopwatch(loaded.device)
+    check_unquantized(loaded)
     backend = backend_named(backend_name)
     plans = plans_of(spectrum, profile_name, loaded)
     backend.check_plans(loaded, plans)
@@ -136,6 +142,9 @@ def _verify(
         relative_l2(_logits(reloaded, batch), expected)
         for batch, expected in zip(probe.batches, probe.logits, strict=True)
     ]
+    # The reloaded model refers to itself, so that leaving this function does not free it.
+    del reloaded
+    gc.collect()
     worst = max(distances)
     # A comparison with NaN is false, so that NaN fails here too.
     if not worst <= MAX_RELATIVE_L2:

@@ -138,7 +138,7 @@ def check_disjoint(splits: Splits) -> None:
 def _demo(specs: Sequence[str], sizes: tuple[int, ...], seed: int) -> list[tuple[Sample, ...]]:
     if len(set(specs)) > 1:
         raise UserError(
-            "the demo data suit the demo model alone; name demo without other data sources"
+            "demo has splits of its own and cannot be mixed; give it without other data sources"
         )
     from quantspectrum.demo.samples import demo_samples
 

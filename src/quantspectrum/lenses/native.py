@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from quantspectrum.artifacts import (
     Coverage,
@@ -17,7 +20,7 @@ from quantspectrum.artifacts import (
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
-from quantspectrum.models.loading import Loaded
+from quantspectrum.models.loading import Loaded, check_unquantized
 from quantspectrum.models.ops import OpTable
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.sensitivity import mse_v2
@@ -67,6 +70,7 @@ def score_ops(
     """
     if not table.candidates:
         raise UserError("no op is left to score; loosen --include, --exclude or --type")
+    check_unquantized(loaded)
     watch = Stopwatch(loaded.device)
     ranges = (
         observe_ranges(
@@ -75,7 +79,7 @@ def score_ops(
         if request.format.needs_calibration
         else {}
     )
-    plans = _plans(table, request.format, ranges)
+    plans = _plans(table, request.format, ranges, loaded.storage_dtype)
     reachable = [op for op in table.candidates if op.name in plans]
     stopped_by = None
     with (
@@ -120,11 +124,11 @@ def score_ops(
 
 
 def _plans(
-    table: OpTable, fmt: Format, ranges: dict[str, tuple[float, float]]
+    table: OpTable, fmt: Format, ranges: dict[str, tuple[float, float]], scale_dtype: torch.dtype
 ) -> dict[str, OpPlan]:
     """A plan for every op that can have one: static formats need a range."""
     return {
-        op.name: OpPlan(format=fmt, input_range=ranges.get(op.name))
+        op.name: OpPlan(format=fmt, input_range=ranges.get(op.name), scale_dtype=scale_dtype)
         for op in table.candidates
         if op.name in ranges or not fmt.needs_calibration
     }
@@ -139,5 +143,14 @@ def _journal_key(loaded: Loaded, ops: Sequence[Op], request: NativeRequest) -> d
         "device": loaded.device.type,
         "data": [identity.model_dump(mode="json") for identity in request.data],
         "ops": [op.name for op in ops],
-        "batches": [list(batch.sample_ids) for batch in request.selection],
+        "calibration": [
+            _digest(b) for b in request.calibration if request.format.needs_calibration
+        ],
+        "batches": [_digest(batch) for batch in request.selection],
     }
+
+
+def _digest(batch: Batch) -> str:
+    """Hash of a batch's tokens, as cut and padded."""
+    ids = batch.inputs["input_ids"]
+    return hashlib.sha256(f"{tuple(ids.shape)}".encode() + ids.numpy().tobytes()).hexdigest()

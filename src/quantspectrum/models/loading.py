@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -29,7 +28,14 @@ from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Adapter, Layout
 from quantspectrum.provenance import describe_model
 
-__all__ = ["Loaded", "ModelSpec", "check_safetensors", "load_model", "pick_device"]
+__all__ = [
+    "Loaded",
+    "ModelSpec",
+    "check_safetensors",
+    "check_unquantized",
+    "load_model",
+    "pick_device",
+]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -111,12 +117,7 @@ def load_model(spec: ModelSpec) -> Loaded:
     _check_directory(spec)
     config = _load_config(spec)
     adapter = adapter_for(config)
-    model, missing = _load_weights(spec, adapter, dtype, device)
-    if missing:
-        raise UserError(
-            f"{spec.model} lacks {len(missing)} weights the model needs, {sorted(missing)[0]} "
-            "first; the checkpoint is incomplete: fetch it again"
-        )
+    model = _load_weights(spec, adapter, dtype, device)
     model.eval().requires_grad_(False)
     return Loaded(
         model=model,
@@ -172,6 +173,12 @@ def _check_directory(spec: ModelSpec) -> None:
         return
     if not (path / "config.json").is_file():
         raise UserError(f"{spec.model} holds no config.json: it is not a model directory")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / 'config.json'} is not JSON ({error}); fetch it again") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path / 'config.json'} is not a configuration; fetch it again")
     shards = sorted(path.glob("*.safetensors"))
     if not shards:
         raise UserError(
@@ -209,13 +216,14 @@ def _load_config(spec: ModelSpec) -> PretrainedConfig:
         return AutoConfig.from_pretrained(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **kwargs
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"cannot load {spec.model}: {_first_line(error)}") from error
+    # The file is the user's, and what its wrong values raise is up to each model's own code.
+    except Exception as error:
+        raise UserError(f"cannot load {spec.model}: {_told(error)}") from error
 
 
 def _load_weights(
     spec: ModelSpec, adapter: Adapter, dtype: torch.dtype, device: torch.device
-) -> tuple[Any, set[str]]:
+) -> Any:
     auto = {
         "image-text-to-text": AutoModelForImageTextToText,
         "causal-lm": AutoModelForCausalLM,
@@ -234,13 +242,30 @@ def _load_weights(
                 dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **kwargs,
             )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise UserError(f"{spec.model} does not fit on {device}; use --device cpu") from error
-        raise UserError(f"cannot load {spec.model}: {_first_line(error)}") from error
-    return model, {*info["missing_keys"], *(str(k[0]) for k in info["mismatched_keys"])}
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{spec.model} does not fit on {device}; use --device cpu") from error
+    # A configuration with wrong values makes the model's code raise whatever it happens to.
+    except Exception as error:
+        raise UserError(f"cannot load {spec.model}: {_told(error)}") from error
+    _check_all_loaded(spec, info)
+    return model
+
+
+def _check_all_loaded(spec: ModelSpec, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that leaves weights as they were initialised."""
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{spec.model} lacks {len(missing)} weights the model needs, {missing[0]} first; "
+            "the checkpoint is incomplete: fetch it again"
+        )
+    if mismatched := sorted(str(entry[0]) for entry in info["mismatched_keys"]):
+        raise UserError(
+            f"{spec.model} has {len(mismatched)} weights of another shape than its config.json "
+            f"says, {mismatched[0]} first; fetch it again"
+        )
 
 
 def _load_processor(spec: ModelSpec, adapter: Adapter) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -250,10 +275,9 @@ def _load_processor(spec: ModelSpec, adapter: Adapter) -> ProcessorMixin | PreTr
         processor = auto.from_pretrained(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **kwargs
         )
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cannot load the processor of {spec.model}: {_first_line(error)}"
-        ) from error
+    # The tokenizers library raises bare exceptions.
+    except Exception as error:
+        raise UserError(f"cannot load the processor of {spec.model}: {_told(error)}") from error
     assert isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase)
     return processor
 
@@ -270,6 +294,19 @@ class _QuietTransformers:
         self._logger.setLevel(self._level)
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
+def _told(error: Exception) -> str:
+    """An error of a library in one line, with its type where the text alone would be a riddle."""
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return text if " " in text else f"{type(error).__name__} {text}"
+
+
+def check_unquantized(loaded: Loaded) -> None:
+    """Refuse a model that is a variant already.
+
+    Raises:
+        UserError: Some of its ops are quantized.
+    """
+    if any(hasattr(module, "quantization_scheme") for module in loaded.model.modules()):
+        raise UserError(
+            f"{loaded.spec.model} is quantized already; give the model it was made from"
+        )

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from quantspectrum.artifacts import Op, OpNote
 from quantspectrum.errors import UserError
 from quantspectrum.models.adapter import Layout, fused_siblings, group_name
-from quantspectrum.patterns import best_match, check_patterns, specificity
+from quantspectrum.patterns import NAME_PARTS, best_match, check_patterns, specificity
 
 __all__ = ["OP_TYPES", "OpTable", "list_ops"]
 
@@ -93,6 +93,8 @@ def _tied_weights(model: nn.Module) -> set[int]:
 def _unsupported(module: nn.Module, tied: set[int]) -> str | None:
     if isinstance(module, Conv1D):
         return "its weight is stored transposed (transformers Conv1D), which no format here covers"
+    if "weight" not in module._parameters:
+        return "its weight is computed from other parameters"
     if id(module.weight) in tied:
         return "its weight is tied to another module's"
     plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -117,7 +119,8 @@ def _kept_reason(
         return f"excluded by {exclude[excluded or 0]!r}"
     if include and not wanted:
         return "not included"
-    asked_for = bool(wanted) and include[included or 0] != "*"
+    # Only a pattern that ends where the op's name ends names the op itself, and not its parent.
+    asked_for = wanted >= NAME_PARTS and f".{name}".endswith(f".{include[included or 0]}")
     if name == layout.head and not asked_for:
         return "the output head stays in high precision unless included by name"
     if _op_type(module) not in types and not asked_for:

@@ -7,10 +7,13 @@ request is refused.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from quantspectrum.errors import UserError
 
@@ -34,28 +37,32 @@ class Journal:
             UserError: The file belongs to another request or cannot be written.
         """
         self._entries: dict[tuple[int, str], Values] = {}
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
+        self._path = path
         if path is None:
             return
         header = json.dumps({"request": request}, sort_keys=True)
-        lines = _whole_lines(path)
+        lines, whole_bytes = _whole_lines(path)
         if lines and lines[0] != header:
             raise UserError(
                 f"{path} was made for another model, data, format or choice of ops; "
                 "delete it or choose another --out"
             )
-        for line in lines[1:]:
-            entry = json.loads(line)
+        for number, line in enumerate(lines[1:], start=2):
+            entry = _entry(path, number, line)
             self._entries[entry["batch"], entry["op"]] = entry["values"]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written again whole, so that a torn last line does not stay in the middle.
-            path.write_text("".join(f"{line}\n" for line in lines or [header]), encoding="utf-8")
-            self._file = path.open("a", encoding="utf-8")
+            # Unbuffered: what add() returned from is in the operating system's hands.
+            self._file = FileIO(path, "a")
+            # A torn last line must not stay in the middle.
+            self._file.truncate(whole_bytes)
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror}; choose another --out"
             ) from error
+        if not lines:
+            self._write(header)
 
     def __enter__(self) -> Journal:
         """Use as a context to close the file."""
@@ -88,26 +95,45 @@ class Journal:
         self._entries[batch, op] = values
         if self._file is None:
             return
-        line = json.dumps({"batch": batch, "op": op, "values": values}, sort_keys=True)
+        self._write(json.dumps({"batch": batch, "op": op, "values": values}, sort_keys=True))
+
+    def _write(self, line: str) -> None:
+        assert self._file is not None
+        raw = f"{line}\n".encode()
         try:
-            self._file.write(line + "\n")
-            self._file.flush()
+            if self._file.write(raw) != len(raw):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(
-                f"cannot write {self._file.name}: {error.strerror}; free space and run again"
+                f"cannot write {self._path}: {error.strerror}; free space and run again"
             ) from error
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The file's complete lines that parse; a torn last line is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    for number, line in enumerate(lines):
+def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    entry = json.loads(line)
+    if not isinstance(entry, dict) or entry.keys() != {"batch", "op", "values"}:
+        raise UserError(f"{path}, line {number}: not a measurement; delete it")
+    return entry
+
+
+def _whole_lines(path: Path) -> tuple[list[str], int]:
+    """The file's complete lines, and their bytes; a torn last line is left out."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    lines: list[str] = []
+    whole = 0
+    pieces = raw.split(b"\n")[:-1]
+    for number, piece in enumerate(pieces, start=1):
         try:
-            json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines) - 1:
-                return lines[:-1]
-            raise UserError(f"{path}, line {number + 1}: not JSON ({error}); delete it") from None
-    return lines
+            json.loads(piece)
+        except ValueError as error:
+            if number == len(pieces):
+                break
+            raise UserError(f"{path}, line {number}: not JSON ({error}); delete it") from None
+        lines.append(piece.decode())
+        whole += len(piece) + 1
+    return lines, whole

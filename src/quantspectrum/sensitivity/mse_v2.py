@@ -59,6 +59,10 @@ def _sum_of_squares(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x, dtype=torch.float32).double().square())
 
 
+def _relative(sse: float, signal: float) -> float:
+    return sse / signal if math.isfinite(sse) else NOT_FINITE
+
+
 def summarize(
     base: Literal["isolate", "fallback"],
     op: Sequence[float],
@@ -73,21 +77,17 @@ def summarize(
         everything: ``sse`` with every candidate quantized (base ``fallback``), else ``None``.
         signals: Sum of squared reference logits per sample.
     """
-    if base == "isolate":
-        damage = list(op)
-        raw = {"sse": math.fsum(op)}
-    else:
+    raw = {"sse": math.fsum(op)} if base == "isolate" else {"residual_sse": math.fsum(op)}
+    values = [_relative(sse, s) for sse, s in zip(op, signals, strict=True)]
+    if base == "fallback":
         assert everything is not None
-        damage = [total - rest for total, rest in zip(everything, op, strict=True)]
-        raw = {"residual_sse": math.fsum(op), "total_sse": math.fsum(everything)}
+        raw["total_sse"] = math.fsum(everything)
+        whole = [_relative(sse, s) for sse, s in zip(everything, signals, strict=True)]
+        values = [total - rest for total, rest in zip(whole, values, strict=True)]
     raw["signal"] = math.fsum(signals)
-    values = [
-        d / s if math.isfinite(d) else math.copysign(NOT_FINITE, d)
-        for d, s in zip(damage, signals, strict=True)
-    ]
-    lost = sum(not math.isfinite(d) for d in damage)
     raw = {key: number for key, number in raw.items() if math.isfinite(number)}
-    if lost:
+    pairs = zip(op, everything or op, strict=True)
+    if lost := sum(not all(map(math.isfinite, pair)) for pair in pairs):
         raw["samples_not_finite"] = float(lost)
     n = len(values)
     mean = math.fsum(values) / n

@@ -13,6 +13,8 @@ from quantspectrum.sensitivity.scan import EVERYTHING, REFERENCE, UNREACHED, Bas
 
 __all__ = ["rank_ops"]
 
+_UNREACHED = "the selection data never reaches it"
+
 
 def rank_ops(
     ops: Sequence[Op],
@@ -34,7 +36,9 @@ def rank_ops(
         if (whole[0], op.name) not in journal:
             notes.append(_note(op, f"not measured: {stopped_by}"))
         elif all(UNREACHED in journal[index, op.name] for index in whole):
-            notes.append(_note(op, "the selection data never reaches it"))
+            unfinished = len(whole) < batches and stopped_by is not None
+            reason = f"not measured: {stopped_by}" if unfinished else _UNREACHED
+            notes.append(_note(op, reason))
         else:
             signals, sse, everything = _per_sample(journal, op.name, base, whole)
             found.append((op, len(signals), mse_v2.summarize(base, sse, everything, signals)))

@@ -64,6 +64,11 @@ def build_spectrum(
     """
     if not report.ops:
         raise UserError("the sensitivity report scores no op; there is nothing to quantize")
+    if any(note.reason.startswith("not measured") for note in report.coverage.skipped):
+        raise UserError(
+            f"the sensitivity report is partial ({report.stopped_by}); run the same command again "
+            "to complete it"
+        )
     for name, share in cuts.items():
         if not 0 <= share <= 1:
             raise UserError(f"cut {name}={share}: a share of groups lies between 0 and 1")
