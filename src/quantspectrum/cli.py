@@ -188,7 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     silence_other_bars()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Set for SIGINT too: a process started in the background would otherwise ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return int(args.call(args))
     except UserError as error:
