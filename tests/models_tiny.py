@@ -34,6 +34,9 @@ from quantspectrum.models import adapter_for
 from quantspectrum.models.loading import Loaded, ModelSpec
 from quantspectrum.provenance import describe_model
 
+# The formats that every stage, from scores to checkpoints, handles.
+FORMATS = ("w8a8", "w8a8-static", "w8a8-static-affine")
+
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
