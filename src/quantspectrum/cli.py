@@ -18,6 +18,7 @@ from quantspectrum import __version__, commands
 from quantspectrum.errors import UserError
 from quantspectrum.formats import PRESETS
 from quantspectrum.progress import silence_other_bars
+from quantspectrum.sensitivity import METRICS
 
 __all__ = ["build_parser", "main"]
 
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(call=commands.ops)
 
     one = sub.add_parser(
-        "sensitivity", parents=[loading, data, ops, scoring, common], help="score every op"
+        "sensitivity", parents=[loading, data, ops, scoring, cuts, common], help="score every op"
     )
     one.add_argument("--out", required=True, help="report to write, FILE.json")
     one.set_defaults(call=commands.sensitivity)
@@ -147,14 +148,44 @@ def _ops() -> argparse.ArgumentParser:
 
 def _scoring() -> argparse.ArgumentParser:
     group = _group()
-    group.add_argument("--format", choices=sorted(PRESETS), default="w8a8")
-    group.add_argument(
+    add = group.add_argument
+    add(
+        "--metric",
+        action="append",
+        choices=METRICS,
+        help="what is scored (default: mse_v2); again for more, a report each",
+    )
+    add(
+        "--format",
+        action="append",
+        choices=sorted(PRESETS),
+        help="format tried on every op (default: w8a8); again for more, a report each",
+    )
+    add(
         "--base",
         choices=["isolate", "fallback"],
         action="append",
         help="what surrounds the op under test (default: isolate); in `run`, give both to "
         "have both, the first of which makes the spectrum",
     )
+    add("--attribute", action="store_true", help="score weights and activations apart too")
+    add("--max-ops", type=_positive, metavar="N", help="measure N ops, estimate the others")
+    add("--time-budget", metavar="TIME", help="measure for so long (90s, 5m), then estimate")
+    add(
+        "--confidence-batches",
+        type=_positive,
+        metavar="N",
+        help="score on the first N batches only",
+    )
+    add(
+        "--rescore",
+        type=_positive,
+        metavar="N",
+        help="rank again (base fallback) with the N most sensitive groups restored",
+    )
+    add("--memory-limit", metavar="SIZE", help="captured tensors on the device, such as 4GiB")
+    add("--slots", type=_positive, metavar="N", help="ops replayed together (default: by timing)")
+    add("--probes", type=_positive, default=8, help="random probes of hawq_v2 a batch")
     return group
 
 
