@@ -17,7 +17,8 @@ they round ``min / scale`` before they subtract it, so that their zero point may
 where ``min / scale`` is within ``2**-16`` of halfway between integers.
 
 All of it is computed in float32 whatever the type of ``x``, as serving kernels do; results come
-back in the type of ``x``. A value that is not a number makes what shares its scale not a number.
+back in the type of ``x``. On CUDA, fake-quantization runs in one pass (:mod:`.kernels`), with the
+same numbers. A value that is not a number makes what shares its scale not a number.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quantspectrum import kernels
 from quantspectrum.formats import TensorScheme
 
 __all__ = [
@@ -129,6 +131,10 @@ def dequantize(
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, scheme: TensorScheme) -> Tensor:
     """``dequantize(quantize(x))`` without the code type in between."""
+    if scale.ndim == 0 and kernels.takes(x):
+        from quantspectrum.kernels.static import fake_quantize_static
+
+        return fake_quantize_static(x, scale, zero_point, scheme)
     if scheme.granularity == "group":
         scale, zero_point = scale[..., None], zero_point[..., None]
         codes = _codes(_to_groups(x, scheme), scale, zero_point, scheme)
@@ -141,11 +147,22 @@ def fake_quantize_weight(
     weight: Tensor, scheme: TensorScheme, scale_dtype: torch.dtype | None = None
 ) -> Tensor:
     """``dequantize(quantize(weight))`` with the weight's own scales, in its shape and type."""
+    if scheme.granularity != "tensor" and kernels.takes(weight):
+        from quantspectrum.kernels.rows import fake_quantize_rows
+
+        rows = weight.flatten(1)
+        kept = scale_dtype or weight.dtype
+        return fake_quantize_rows(rows, scheme, kept, scheme.group_size).view(weight.shape)
     return fake_quantize(weight, *weight_qparams(weight, scheme, scale_dtype), scheme)
 
 
 def fake_quantize_input(x: Tensor, scheme: TensorScheme) -> Tensor:
     """``fake_quantize(x)`` with the scales measured on ``x`` (dynamic schemes)."""
+    if scheme.granularity == "token" and kernels.takes(x):
+        from quantspectrum.kernels.rows import fake_quantize_rows
+
+        rows = x.reshape(-1, x.shape[-1])
+        return fake_quantize_rows(rows, scheme, torch.float32).view(x.shape)
     return fake_quantize(x, *input_qparams(x, scheme), scheme)
 
 
