@@ -15,7 +15,6 @@ import gc
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def scan(
 
 def forward_floor(loaded: Loaded, batches: list[Batch], ops: list[str]) -> dict[str, float]:
     """Plain forward passes, and the mean of unperturbed replays over blocks: what no scan beats."""
-    with getattr(loaded.layout, "faster", nullcontext)(), torch.no_grad():
+    with loaded.layout.faster(), torch.no_grad():
         engine = ReplayEngine(loaded.model, loaded.layout, ops, loaded.device)
         inputs = [batch.to(loaded.device).inputs for batch in batches]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 from quantspectrum.artifacts import Coverage, OpNote, SensitivityReport
 from quantspectrum.errors import UserError
@@ -37,7 +36,7 @@ def score_ops(
     request.check()
     check_unquantized(loaded)
     watch = Stopwatch(loaded.device)
-    with getattr(loaded.layout, "faster", nullcontext)():
+    with loaded.layout.faster():
         work = Measurement(loaded, table, request, step)
         stopped_by = work.run()
     return [

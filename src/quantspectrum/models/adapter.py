@@ -6,7 +6,8 @@ An adapter turns a loaded model into a :class:`Layout`. A family gets one file a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -36,12 +37,14 @@ class Layout:
         head: Qualified name of the output projection, if any.
         fused: Name of the fused op to the last name parts of the ops a serving engine merges
             into it; the members share a parent module.
+        faster: Context in which the model computes the same faster, for scans that run it often.
     """
 
     components: Mapping[str, str]
     stacks: tuple[Stack, ...]
     head: str | None
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    faster: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def component(self, name: str) -> str:
         """Component of the op called ``name``; ``other`` when no prefix fits."""
