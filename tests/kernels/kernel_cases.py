@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quantspectrum.formats import TensorScheme
+from quantspectrum.kernels.kl import _fused, centred_exponential_excess
 from quantspectrum.kernels.rows import LONGEST, fake_quantize_rows
 from quantspectrum.kernels.static import fake_quantize_static
 from quantspectrum.quantizer import fake_quantize, fake_quantize_weight
@@ -91,10 +92,33 @@ def float8_cases(device: str) -> Iterator[Case]:
     yield "all of E4M3", found, expected
 
 
+def kl_cases(device: str) -> Iterator[Case]:
+    """Not bit for bit: sums have another order, and GPUs another exponential."""
+    for shape, size, dtype in product([(3, 37), (5, 4500)], (1e-5, 0.1, 3.0), DTYPES):
+        log_p, delta, mean = predictions(*shape, size)
+        log_p[:, 0] = float("-inf")
+        log_p, delta = log_p.to(torch.float16), delta.to(dtype)
+        arguments = [value.to(device) for value in (log_p, delta, mean)]
+        found = _fused(*arguments).cpu()
+        expected = centred_exponential_excess(log_p, delta, mean)
+        agrees = (found - expected).abs() <= 1e-5 * expected
+        yield f"kl {shape} {size} {dtype}", agrees.float(), torch.ones(shape[0])
+
+
+def predictions(count: int, columns: int, size: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logarithms of probabilities, changes of about ``size``, and their mean (float64, but it)."""
+    rng = torch.Generator().manual_seed(columns)
+    logits = 2 * torch.randn(count, columns, generator=rng, dtype=torch.float64)
+    delta = size * torch.randn(count, columns, generator=rng, dtype=torch.float64)
+    log_p = logits.log_softmax(1)
+    return log_p, delta, (log_p.exp() * delta).sum(1).float()
+
+
 CASES: dict[str, Callable[[str], Iterator[Case]]] = {
     "rows": row_cases,
     "static": static_cases,
     "float8": float8_cases,
+    "kl": kl_cases,
 }
 
 
