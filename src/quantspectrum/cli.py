@@ -111,6 +111,15 @@ def _loading() -> argparse.ArgumentParser:
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help="spread the weights: auto, balanced, balanced_low_0, sequential, cpu-offload, or a "
+        "JSON file of module names and devices",
+    )
+    group.add_argument(
+        "--offload-folder", metavar="DIR", help="where a device map keeps weights on disk"
+    )
+    group.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model"
     )
     return group

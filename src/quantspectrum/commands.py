@@ -245,7 +245,10 @@ def _coverage_line(report: Any) -> str:
 
 
 def _spec_fields(args: Args) -> dict[str, Any]:
-    names = ("model", "revision", "gguf_file", "dtype", "device", "trust_remote_code")
+    names = (
+        *("model", "revision", "gguf_file", "dtype", "device", "device_map", "offload_folder"),
+        "trust_remote_code",
+    )
     return {name: getattr(args, name) for name in names}
 
 

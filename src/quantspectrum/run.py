@@ -44,6 +44,8 @@ class RunRequest(Record):
     gguf_file: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    device_map: str | None = None
+    offload_folder: str | None = None
     trust_remote_code: bool = False
     data: stages.DataRequest = stages.DataRequest()
     ops: stages.OpsRequest = stages.OpsRequest()
@@ -69,6 +71,8 @@ class RunRequest(Record):
             gguf_file=self.gguf_file,
             dtype=self.dtype,
             device=self.device,
+            device_map=self.device_map,
+            offload_folder=self.offload_folder,
             trust_remote_code=self.trust_remote_code,
         )
 

@@ -34,11 +34,16 @@ class Op(Record):
 
 
 class OpNote(Record):
-    """An op that is not scored, and why: kept in high precision by a rule, or skipped."""
+    """An op that is not scored, and why: kept in high precision by a rule, or skipped.
+
+    ``component`` and ``block`` say where it is, as for an :class:`Op`.
+    """
 
     name: str
     type: str
     reason: str
+    component: str = "other"
+    block: int | None = None
 
 
 class OpScore(Op):

@@ -7,7 +7,7 @@ from functools import partial
 from torch import nn
 from transformers import PretrainedConfig
 
-from quantspectrum.models.adapter import Layout, Stack, Task
+from quantspectrum.models.adapter import Layout, Stack, Task, image_token_of
 from quantspectrum.models.vision_windows import grouped_windows
 
 __all__ = ["Qwen25VLAdapter"]
@@ -27,7 +27,7 @@ class Qwen25VLAdapter:
         return bool(config.model_type == "qwen2_5_vl")
 
     def layout(self, model: nn.Module) -> Layout:
-        """The family's fixed layout."""
+        """The family's layout, whose names are fixed."""
         return Layout(
             components={
                 "model.visual": "vision",
@@ -45,4 +45,5 @@ class Qwen25VLAdapter:
                 "gate_up_proj": ("gate_proj", "up_proj"),
             },
             faster=partial(grouped_windows, model.get_submodule("model.visual")),
+            image_token_id=image_token_of(model),
         )
