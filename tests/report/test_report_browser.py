@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from report_pages import parse
 from test_report_hostile import write_hostile_run
+from test_report_tradeoff import compared
 
 from quantspectrum.report import write_report
 
@@ -106,6 +107,16 @@ def test_every_figure_is_drawn_and_fits(reported: Path, tmp_path: Path, width: i
     assert all(seen.found["plots"])  # type: ignore[call-overload]
     assert seen.found["wide"] == 0
     assert seen.found["overflow"] == 0
+
+
+def test_a_figure_of_divergences_is_drawn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    compared(run, ("a", 0.001, (1e-6, 3e-6)), ("b", 0.002, (0.0, 0.0)))
+    write_report(run)
+    seen = browse(run / "report.html", tmp_path, width=390)
+    assert console(seen.log) == []
+    assert seen.found["plots"] == [3]
+    assert seen.found["wide"] == seen.found["overflow"] == 0
 
 
 def test_dark_mode_turns_page_and_figures(reported: Path, tmp_path: Path) -> None:
