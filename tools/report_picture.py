@@ -21,13 +21,15 @@ FRAME = """<!doctype html><meta charset="utf-8">
 <style>* {{ margin: 0; border: 0 }}</style>
 <iframe src="{page}" style="width:{width}px;height:{height}px;display:block"></iframe>"""
 
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
 MARGIN = 200
 """Pixels by which the window exceeds the frame."""
 
 
 def take(page: Path, out: Path, *, width: int, height: int) -> None:
-    """Write the page's first `width` x `height` pixels as a PNG of 256 colours."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    """Write the page's first `width` x `height` pixels as a PNG."""
+    chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if chromium is None:
         raise SystemExit("no Chromium on the path (Debian: apt-get install chromium)")
     with tempfile.TemporaryDirectory() as work:
@@ -47,7 +49,7 @@ def take(page: Path, out: Path, *, width: int, height: int) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(shot) as whole:
             first = whole.convert("RGB").crop((0, 0, width, height))
-        first.quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
+        first.save(out, optimize=True)
 
 
 def main() -> None:
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("page", type=Path, help="report.html of a run")
     parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("--width", type=int, default=1200)
-    parser.add_argument("--height", type=int, default=900)
+    parser.add_argument("--height", type=int, default=860)
     args = parser.parse_args()
     take(args.page, args.out, width=args.width, height=args.height)
 

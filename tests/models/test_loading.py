@@ -85,7 +85,7 @@ def test_a_relative_directory_is_named_by_its_own_name(
 
 
 def test_the_embedded_model_says_what_it_is() -> None:
-    assert load(model_dir()).identity.id == "embedded demo model"
+    assert load(model_dir()).identity.id == "quantspectrum-demo"
 
 
 def test_the_real_stories_model(stories_dir: Path) -> None:

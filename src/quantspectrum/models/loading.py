@@ -150,7 +150,7 @@ def _model_id(spec: ModelSpec) -> str:
     if not path.is_dir():
         return spec.model
     # Its directory is called "model", which as a title would say nothing.
-    return "embedded demo model" if path.resolve() == model_dir().resolve() else path.resolve().name
+    return "quantspectrum-demo" if path.resolve() == model_dir().resolve() else path.resolve().name
 
 
 def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
