@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Qwen2_5_VLProcessor, dynamic_module_utils
 
 import models_tiny
+from quantspectrum.demo import model_dir
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import (
     Loaded,
@@ -81,6 +82,10 @@ def test_a_relative_directory_is_named_by_its_own_name(
 ) -> None:
     monkeypatch.chdir(saved)
     assert load(".").identity.id == "tiny"
+
+
+def test_the_embedded_model_says_what_it_is() -> None:
+    assert load(model_dir()).identity.id == "quantspectrum-demo"
 
 
 def test_the_real_stories_model(stories_dir: Path) -> None:

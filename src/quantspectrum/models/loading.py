@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from quantspectrum.artifacts import ModelIdentity
+from quantspectrum.demo import model_dir
 from quantspectrum.errors import UserError
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Adapter, Layout
@@ -185,7 +186,10 @@ def _storage_dtype(config: PretrainedConfig, loaded: torch.dtype, spec: ModelSpe
 
 def _model_id(spec: ModelSpec) -> str:
     path = Path(spec.model)
-    return path.resolve().name if path.is_dir() else spec.model
+    if not path.is_dir():
+        return spec.model
+    # Its directory is called "model", which as a title would say nothing.
+    return "quantspectrum-demo" if path.resolve() == model_dir().resolve() else path.resolve().name
 
 
 def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
