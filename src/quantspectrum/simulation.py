@@ -260,5 +260,5 @@ def _apply(module: nn.Module, x: Tensor, weight: Tensor, *, bias: bool = True) -
     if isinstance(module, nn.Linear):
         return functional.linear(x, weight, added)
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    output: Tensor = module._conv_forward(x, weight, added)  # type: ignore[arg-type]
+    output: Tensor = module._conv_forward(x, weight, added)
     return output

@@ -26,7 +26,7 @@ from quantspectrum.sensitivity import (
     pass_metric,
 )
 from quantspectrum.sensitivity.anytime import measuring_order
-from quantspectrum.sensitivity.calibration import Ranges, observe_ranges
+from quantspectrum.sensitivity.calibration import Ranges, observe_op_ranges
 from quantspectrum.sensitivity.engine import ReplayEngine
 from quantspectrum.sensitivity.journal import Journal
 from quantspectrum.sensitivity.metric import MeasuredMetric, PassContext, PassMetric
@@ -190,10 +190,10 @@ class Measurement:
         inputs: dict[str, Ranges] = {}
         outputs: dict[str, Ranges] = {}
         for fmt in self._request.formats:
-            if fmt.needs_calibration:
-                inputs[fmt.name] = observe_ranges(
-                    self._loaded.model, names, self._request.calibration, self._loaded.device
-                )
+            observed = observe_op_ranges(
+                self._loaded.model, names, self._request.calibration, self._loaded.device, fmt
+            )
+            inputs[fmt.name], outputs[fmt.name] = observed.inputs, observed.outputs
         self._seconds["calibration"] = time.monotonic() - start
         return inputs, outputs
 
@@ -209,7 +209,7 @@ class Measurement:
                 scale_dtype=self._loaded.storage_dtype,
             )
             for op in self._table.candidates
-            if op.name in inputs or not fmt.needs_calibration
+            if not fmt.needs_calibration or op.name in {**inputs, **outputs}
         }
 
     def _run_passes(self) -> None:

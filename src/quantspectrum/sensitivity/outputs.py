@@ -111,7 +111,7 @@ class Rows:
         mask = inputs.get("attention_mask")
         whole = mask is None or bool(mask.bool().all())
         index = None if whole or mask is None else mask.flatten().nonzero().squeeze(-1)
-        token = getattr(layout, "image_token_id", None)
+        token = layout.image_token_id
         image = ids == token if token is not None else torch.zeros_like(ids, dtype=torch.bool)
         pick = [x.flatten() if index is None else x.flatten()[index] for x in (image, label)]
         pick = [x.to(values.device) for x in pick]
