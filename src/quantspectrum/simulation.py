@@ -8,16 +8,17 @@ weight exists only while its op computes, unless there is room to keep integer c
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from quantspectrum.formats import Format
+from quantspectrum.kernels.linear import linear
 from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.quantizer import (
     dequantize,
@@ -107,6 +108,35 @@ class _WeightCodes:
         self._kept.clear()
 
 
+class _LastInput:
+    """The last fake-quantized input, for ops that get the same one: q, k and v; gate and up."""
+
+    def __init__(self) -> None:
+        self._of: weakref.ref[Tensor] | None = None
+        self._how: object = None
+        self._value: Tensor | None = None
+
+    def remembering(self, plan: OpPlan, quantizer: InputQuantizer) -> InputQuantizer:
+        """The quantizer, which makes nothing again that was made last, and in the same way."""
+        how = (plan.format.activation, plan.input_range, plan.scale_dtype)
+
+        def quantize_input(x: Tensor) -> Tensor:
+            if self._value is None or self._of is None or self._of() is not x or self._how != how:
+                value = quantizer(x)
+                if value is x:
+                    return x
+                # Gone as soon as the input is, so that it takes no memory longer than that.
+                self._of, self._how = weakref.ref(x, self._forget), how
+                self._value = value
+            return self._value
+
+        return quantize_input
+
+    def _forget(self, of: weakref.ref[Tensor]) -> None:
+        if self._of is of:
+            self._of = self._value = None
+
+
 class Simulation:
     """Context in which chosen ops of a model compute as if quantized.
 
@@ -139,6 +169,7 @@ class Simulation:
         self._active: dict[str, Part] = {}
         self._cache_bytes = cache_bytes
         self._codes = _WeightCodes(cache_bytes)
+        self._inputs = _LastInput()
         self._replaced: list[tuple[dict[str, Any], str, Callable[..., Any] | None]] = []
         for name, plan in plans.items():
             plan.check(name)
@@ -198,14 +229,14 @@ class Simulation:
         self, name: str, module: nn.Module, before: Callable[..., Any]
     ) -> Callable[..., Any]:
         plan = self._plans[name]
-        quantize_input = self._input_quantizer(plan)
+        quantize_input = self._inputs.remembering(plan, self._input_quantizer(plan))
         quantize_output = _output_quantizer(plan)
 
         def forward(x: Tensor) -> Any:
             part = self._active.get(name)
             if part is None:
                 return before(x)
-            weight = module.get_parameter("weight").detach()
+            weight = cast("nn.Parameter", module.weight).detach()
             if part != "activation":
                 weight = self._codes.values(name, weight, plan)
             if part == "weight":
@@ -258,7 +289,7 @@ def op_error(module: nn.Module, plan: OpPlan, x: Tensor) -> Tensor:
 def _apply(module: nn.Module, x: Tensor, weight: Tensor, *, bias: bool = True) -> Tensor:
     added = getattr(module, "bias", None) if bias else None
     if isinstance(module, nn.Linear):
-        return functional.linear(x, weight, added)
+        return linear(x, weight, added)
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     output: Tensor = module._conv_forward(x, weight, added)
     return output

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from quantspectrum.kernels.linear import linear, suits
 from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.patching import replaced_attribute
 
@@ -26,7 +27,9 @@ __all__ = ["grouped_windows"]
 
 @contextmanager
 def grouped_windows(tower: nn.Module) -> Iterator[None]:
-    """Compute the attention of a vision tower's blocks in batches of windows while entered.
+    """Compute a vision tower's attention in batches of windows while entered.
+
+    Linear layers whose sizes do not suit the matrix units are padded too.
 
     Modules that do not look like Qwen's windowed attention, or run another attention than
     ``sdpa``, are left alone.
@@ -37,6 +40,9 @@ def grouped_windows(tower: nn.Module) -> Iterator[None]:
             if _is_windowed(module):
                 slot = inner_forward_slot(module)
                 stack.enter_context(replaced_attribute(module, slot, _forward(module, groups)))
+            elif type(module) is nn.Linear and not suits(module.weight):
+                slot = inner_forward_slot(module)
+                stack.enter_context(replaced_attribute(module, slot, _padded(module)))
         yield
 
 
@@ -49,6 +55,10 @@ def _is_windowed(module: nn.Module) -> bool:
         and getattr(config, "_attn_implementation", None) == "sdpa"
         and hasattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb_vision")
     )
+
+
+def _padded(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    return lambda x: linear(x, module.weight, module.bias)
 
 
 class _Groups:

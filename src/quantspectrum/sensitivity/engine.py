@@ -108,7 +108,7 @@ class ReplayEngine:
         self._units = {
             name: model.get_submodule(name)
             for path, blocks in self._stacks.items()
-            for name in (*_ancestors(path), *blocks)
+            for name in (*_around(model, path), *blocks)
         }
         takes_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._settings: dict[str, Any] = {"use_cache": False} if takes_cache else {}
@@ -226,8 +226,13 @@ class ReplayEngine:
     def _skip(self, stack: ExitStack, capture: Capture, op: str, times: int) -> None:
         """Answer for every unit that had finished before ``op`` first ran."""
         done = capture.before[op]
+        around = {name for path in self._stacks for name in _parents(path)}
         for name in done:
             if any(name.startswith(f"{other}.") for other in done):
+                continue
+            # What a module beside a stack gives may have its batch in any dimension (rotary
+            # tables), so that it cannot be repeated: it is computed.
+            if times > 1 and name not in around and name not in capture.placeholders:
                 continue
             if name in capture.placeholders and not self._is_read(name, done):
                 answer = capture.placeholders[name]
@@ -314,10 +319,19 @@ def _children(model: nn.Module, path: str) -> list[nn.Module]:
     return list(model.get_submodule(path).children())
 
 
-def _ancestors(path: str) -> list[str]:
+def _parents(path: str) -> list[str]:
     """``a`` and ``a.b`` of ``a.b.c``: the modules around a stack."""
     parts = path.split(".")[:-1]
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _around(model: nn.Module, path: str) -> list[str]:
+    """The modules around a stack, and those beside it."""
+    around = _parents(path)
+    parent = around[-1] if around else ""
+    prefix = f"{parent}." if parent else ""
+    beside = [name for name, _ in model.get_submodule(parent).named_children()]
+    return [*around, *(f"{prefix}{name}" for name in beside if f"{prefix}{name}" != path)]
 
 
 def _hollow(tensor: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from quantspectrum.sensitivity.rescore import most_sensitive, rescored
 from quantspectrum.sensitivity.scan import UNREACHED, Base, OutOfTime, Scan, journal_key
 from quantspectrum.sensitivity.slots import choose_slots
 from quantspectrum.sensitivity.store import default_limit
-from quantspectrum.simulation import OpPlan, Part
+from quantspectrum.simulation import OpPlan, Part, Simulation
 
 __all__ = ["ESTIMATOR", "Measurement", "NativeRequest"]
 
@@ -253,14 +253,21 @@ class Measurement:
             if request.limited:
                 self._order = self._chosen()
             if request.slots is None:
-                batch = request.selection[0]
-                self._slots = choose_slots(self._engine, batch, self._loaded.device)
+                self._slots = self._timed_slots()
             parts: tuple[Part, ...] = ("both",)
             if request.attribute:
                 parts = ("both", "weight", "activation")
             self._scan(self._order, self._plans, parts=parts).run(request.selection)
         finally:
             self._seconds["scan"] = time.monotonic() - start
+
+    def _timed_slots(self) -> int:
+        """Slots that pay, with the model computing as it will around the ops under test."""
+        plans = next(iter(self._plans.values()))
+        with Simulation(self._loaded.model, plans, cache_bytes=self._cache_bytes()) as simulation:
+            if self._request.base == "fallback":
+                simulation.activate_all()
+            return choose_slots(self._engine, self._request.selection[0], self._loaded.device)
 
     def _chosen(self) -> list[str]:
         """Names of the ops to measure, nearest to the cut points first."""

@@ -155,13 +155,29 @@ class Scan:
             if names[0] not in capture.before:
                 values: list[Tensor | None] = [None]
             elif len(together) > 1:
-                values = [*self.engine.replay_together(capture, names, slots, rest)]
+                values = [*self._replayed(capture, names, slots, rest)]
             else:
                 slots[0]()
                 values = [self.engine.replay(capture, names[0])]
             for (op, part), value in zip(together, values, strict=True):
                 self._keep(index, self._key(op, fmt, part), reference, value)
                 self.step()
+
+    def _replayed(
+        self, capture: Capture, ops: Sequence[str], slots: Sequence[Activate], rest: Activate
+    ) -> list[Tensor]:
+        """Replay ops together, in halves where memory does not allow all."""
+        try:
+            return self.engine.replay_together(capture, ops, slots, rest)
+        except torch.OutOfMemoryError:
+            if len(ops) == 1:
+                raise
+            torch.cuda.empty_cache()
+        half = len(ops) // 2
+        return [
+            *self._replayed(capture, ops[:half], slots[:half], rest),
+            *self._replayed(capture, ops[half:], slots[half:], rest),
+        ]
 
     def _bundles(
         self, tasks: Sequence[tuple[str, Part]], capture: Capture
