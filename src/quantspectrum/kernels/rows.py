@@ -116,8 +116,12 @@ def _short(
     inside = (unit < units) & (column < tl.minimum(first + group_size, columns))
     place = (unit // groups) * columns + column
     tile = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    low = tl.minimum(tl.min(tile, axis=1, keep_dims=True), 0.0)
-    high = tl.maximum(tl.max(tile, axis=1, keep_dims=True), 0.0)
+    if symmetric:
+        high = tl.max(tl.abs(tile), axis=1, keep_dims=True)
+        low = -high
+    else:
+        low = tl.minimum(tl.min(tile, axis=1, keep_dims=True), 0.0)
+        high = tl.maximum(tl.max(tile, axis=1, keep_dims=True), 0.0)
     odd = tl.max((tile != tile).to(tl.int32), axis=1, keep_dims=True)
     scale, zero_point = _qparams(
         low, high, odd, qmin, qmax, levels, eps, tiny, scale_type, symmetric
@@ -132,7 +136,7 @@ def _long(
     out,
     groups,
     columns,
-    group_size,
+    group_size: tl.constexpr,
     qmin,
     qmax,
     levels,
