@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quantspectrum import kernels
-from quantspectrum.kernels.language import jit, on_device_of, tl, triton
+from quantspectrum.kernels.language import jit, launch, tl, triton
 
 __all__ = ["centred_exponential_excess"]
 
@@ -71,8 +71,8 @@ def _fused(log_p: Tensor, delta: Tensor, mean: Tensor) -> Tensor:
     span = triton.cdiv(triton.cdiv(columns, parts), BLOCK) * BLOCK
     sums = torch.empty((rows, parts), dtype=torch.float32, device=delta.device)
     means = mean.float().contiguous()
-    with on_device_of(delta):
-        _kernel[(rows, parts)](log_p, delta, means, sums, columns, parts, SERIES_BELOW, span, BLOCK)
+    numbers = (columns, parts, SERIES_BELOW, span, BLOCK)
+    launch(_kernel, (rows, parts), (log_p, delta, means, sums), numbers)
     return sums.sum(1)
 
 
