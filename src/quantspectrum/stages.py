@@ -220,8 +220,9 @@ def evaluate(
     prompts = data.prompt_samples(loaded.takes_images) if loaded.generates else []
     identities: tuple[DataIdentity, ...] = (
         identity(splits.evaluation, splits.source, "evaluation"),
-        identity(prompts, data.prompts or "built-in prompts", "prompts"),
     )
+    if loaded.generates:
+        identities += (identity(prompts, data.prompts or "built-in prompts", "prompts"),)
     request = EvaluationRequest(
         samples=splits.evaluation,
         prompts=prompts,

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -390,6 +391,14 @@ def test_a_variant_that_gives_no_numbers_is_not_kept(
 
     monkeypatch.setattr(compressed_tensors, "_plain_entry", broken)
     assert "nan" in refusal(tiny, tmp_path / "variant")
+
+
+def test_an_offloaded_model_is_not_quantized(tiny: Loaded, tmp_path: Path) -> None:
+    spectrum = spectrum_for(tiny)
+    accelerate.cpu_offload(tiny.model, execution_device=tiny.device)
+    with pytest.raises(UserError, match=r"weights are offloaded.*--device cpu"):
+        write(tiny, tmp_path / "variant", "half", spectrum)
+    assert not (tmp_path / "variant").exists()
 
 
 def test_a_variant_with_an_op_too_few_is_not_kept(

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 import models_tiny
 from quantspectrum.errors import UserError
+from quantspectrum.models.devices import offloads
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.placement import (
     execution_device,
     inner_forward_slot,
     input_device,
+    is_offloaded,
     is_placed,
     named_parameters,
     named_tensors,
@@ -146,6 +148,7 @@ def test_a_plain_module_has_its_forward_in_its_usual_place(llama: nn.Module) -> 
     op = llama.get_submodule(UP)
     assert inner_forward_slot(op) == "forward"
     assert not is_placed(llama)
+    assert not is_offloaded(llama)
     assert execution_device(op) == CPU
     assert input_device(llama, torch.device("meta")) == torch.device("meta")
 
@@ -154,6 +157,7 @@ def test_a_plain_module_has_its_forward_in_its_usual_place(llama: nn.Module) -> 
 def test_devices_of_a_placed_model(tmp_path: Path, place: Place, llama: nn.Module) -> None:
     place(llama, tmp_path)
     assert is_placed(llama)
+    assert is_offloaded(llama)
     assert execution_device(llama.get_submodule(UP)) == CPU
     assert input_device(llama, torch.device("meta")) == CPU
 
@@ -260,4 +264,26 @@ def test_a_wrong_device_map_is_told(
 def test_a_missing_accelerate_is_told(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"--device-map needs the accelerate package; run pip"):
+        load(saved, "cpu-offload")
+
+
+@pytest.mark.parametrize(
+    ("placed", "expected"),
+    [
+        ("auto", False),
+        ("cpu-offload", True),
+        ({"": "cpu"}, False),
+        ({"a": 0, "b": 1}, False),
+        ({"a": 0, "b": "cpu"}, True),
+        ({"a": "cpu", "b": "disk"}, True),
+    ],
+)
+def test_whether_a_map_offloads(placed: Any, expected: bool) -> None:
+    assert offloads(placed) is expected
+
+
+def test_a_quantized_model_is_not_loaded_with_weights_offloaded(saved: Path) -> None:
+    config = {"quant_method": "compressed-tensors", "config_groups": {}}
+    models_tiny.edit_config(saved, quantization_config=config)
+    with pytest.raises(UserError, match=r"is quantized, and compressed-tensors does not load"):
         load(saved, "cpu-offload")
