@@ -70,10 +70,14 @@ def inner_forward_slot(module: nn.Module) -> str:
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Device an op computes on: where accelerate brings its weight, else where that is."""
-    for hook in _hooks(module):
-        if (device := getattr(hook, "execution_device", None)) is not None:
-            return _device(device)
+    """Device an op computes on: where accelerate brings its weight, else where that is.
+
+    That of a larger module is the one its first part computes on.
+    """
+    for part in module.modules():
+        for hook in _hooks(part):
+            if (device := getattr(hook, "execution_device", None)) is not None:
+                return _device(device)
     return next((t.device for t in module.parameters()), torch.device("cpu"))
 
 
