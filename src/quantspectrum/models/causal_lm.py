@@ -8,9 +8,9 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from quantspectrum.models.adapter import Layout, Stack, image_token_of
+from quantspectrum.models.faster_decoder import faster_decoder
 from quantspectrum.models.structure import longest_stack, output_head
 from quantspectrum.models.tasks import Task, task_of
-from quantspectrum.models.faster_decoder import faster_decoder
 
 __all__ = ["CausalLMAdapter"]
 
