@@ -13,20 +13,13 @@ import report_runs as runs
 from quantspectrum.artifacts import Coverage, OpNote, OpScore, SensitivityReport
 from quantspectrum.report import sensitivity_markdown
 from quantspectrum.report.comparison import compare
+from quantspectrum.report.coverage import coverage_sentence, coverage_table, reasons_table
+from quantspectrum.report.damage import cut_table, damage_curve
 from quantspectrum.report.figures import damage_figure, heatmap_figure, ranking_figure
+from quantspectrum.report.grids import grid_table, grids, score_limits
 from quantspectrum.report.inputs import read_run
 from quantspectrum.report.ops import kind_of, places_of_notes, short_label, short_names, tied_ranks
-from quantspectrum.report.ranking import (
-    coverage_sentence,
-    coverage_table,
-    cut_table,
-    damage_curve,
-    grid_table,
-    grids,
-    ranking_table,
-    reasons_table,
-    score_limits,
-)
+from quantspectrum.report.ranking import ranking_table
 from quantspectrum.report.theme import label
 from quantspectrum.report.tradeoff import tradeoff_figure
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from quantspectrum.artifacts import OpScore, Spectrum
+from quantspectrum.report.damage import Step
+from quantspectrum.report.grids import DEPTH, Grid
 from quantspectrum.report.numbers import score
 from quantspectrum.report.ops import short_label
-from quantspectrum.report.ranking import DEPTH, Grid, Step
 from quantspectrum.report.theme import (
     ACCENT,
     COMPONENTS,

@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from quantspectrum.report import prose, provenance, tables
-from quantspectrum.report.comparison import Comparison, recommend
+from quantspectrum.report import prose, provenance, variants
+from quantspectrum.report.comparison import Comparison
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.prompts import prompt_blocks
+from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.theme import DARK
 from quantspectrum.report.views import lens_views, tradeoff_view
 
@@ -48,14 +49,14 @@ def render_html(files: RunFiles, comparison: Comparison) -> str:
         recommendation=recommend(comparison),
         failures=provenance.failures(files.run),
         tradeoff=tradeoff,
-        variants=tables.variant_tables(comparison),
+        variants=variants.variant_tables(comparison),
         variant_notes=prose.variant_notes(comparison),
         emulated=prose.emulated_note(comparison),
         lenses=lenses,
         no_lens=prose.NO_REPORT,
         prompts=prompt_blocks(files),
         no_prompts=prose.NO_PROMPTS,
-        latency=tables.LATENCY,
+        latency=variants.LATENCY,
         command=provenance.command_line(files.run),
         origin=(
             provenance.stages_table(files.run),

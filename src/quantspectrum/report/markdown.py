@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from quantspectrum.report import prose, provenance, ranking, tables
-from quantspectrum.report.comparison import Comparison, recommend
+from quantspectrum.report import coverage, damage, prose, provenance, ranking, variants
+from quantspectrum.report.comparison import Comparison
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import plural
 from quantspectrum.report.prompts import Answer, PromptBlock, prompt_blocks
+from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.tables import Column, Table
 
 __all__ = ["inert", "markdown_table", "render_markdown"]
@@ -91,9 +92,9 @@ def render_markdown(files: RunFiles, comparison: Comparison) -> str:
 
 def _variants(comparison: Comparison) -> Iterable[str]:
     yield from (inert(note) for note in prose.variant_notes(comparison))
-    for heading, table in tables.variant_tables(comparison):
+    for heading, table in variants.variant_tables(comparison):
         yield f"### {heading}"
-        if heading == tables.LATENCY and prose.emulated_note(comparison):
+        if heading == variants.LATENCY and prose.emulated_note(comparison):
             yield f"> **{inert(prose.emulated_note(comparison))}**"
         yield markdown_table(table)
 
@@ -103,7 +104,7 @@ def _sensitivity(files: RunFiles) -> Iterable[str]:
         yield prose.NO_REPORT
     for number, (name, report) in enumerate(files.reports.items()):
         yield f"### {inert(name)}"
-        said = inert(ranking.coverage_sentence(report))
+        said = inert(coverage.coverage_sentence(report))
         yield said if report.complete else f"> **{said}**"
         yield inert(ranking.header_sentence(report))
         if not report.ops:
@@ -115,13 +116,13 @@ def _sensitivity(files: RunFiles) -> Iterable[str]:
             yield folded(f"All {plural(len(table.rows), 'scored op')}", markdown_table(table))
         # A spectrum belongs to the report that comes first; other lenses rank without one.
         spectrum = files.spectrum if number == 0 else None
-        cuts = ranking.cut_table(ranking.damage_curve(report, spectrum), spectrum)
+        cuts = damage.cut_table(damage.damage_curve(report, spectrum), spectrum)
         if cuts is not None:
             yield markdown_table(cuts)
-        reasons = ranking.reasons_table(report)
+        reasons = coverage.reasons_table(report)
         if reasons is not None:
             yield markdown_table(reasons)
-            unscored = ranking.coverage_table(report)
+            unscored = coverage.coverage_table(report)
             yield folded(
                 f"{plural(len(unscored.rows), 'op')} without a score", markdown_table(unscored)
             )

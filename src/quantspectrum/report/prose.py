@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from quantspectrum.artifacts import SensitivityReport, Spectrum
-from quantspectrum.report.comparison import TOLERANCE, Comparison
+from quantspectrum.report.comparison import Comparison
 from quantspectrum.report.figures import RANKED
 from quantspectrum.report.numbers import count, percent, plural
 from quantspectrum.report.ops import places_of_notes
-from quantspectrum.report.tables import EMULATED
+from quantspectrum.report.recommendation import TOLERANCE
 from quantspectrum.report.tradeoff import shows_divergence
+from quantspectrum.report.variants import EMULATED
 
 __all__ = [
     "HEATMAP",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quantspectrum.artifacts import SensitivityReport
-from quantspectrum.report import prose, ranking
+from quantspectrum.report import coverage, prose, ranking
 from quantspectrum.report.markdown import inert, markdown_table
 from quantspectrum.report.numbers import duration
 
@@ -18,9 +18,9 @@ def sensitivity_markdown(report: SensitivityReport) -> str:
     """
     model = report.provenance.model
     title = f"# Sensitivity of {inert(model.id)}, {inert(report.lens)}"
-    coverage = inert(ranking.coverage_sentence(report))
+    covered = inert(coverage.coverage_sentence(report))
     parts = [
-        *([title, coverage] if report.complete else [f"> **{coverage}**", title]),
+        *([title, covered] if report.complete else [f"> **{covered}**", title]),
         inert(ranking.header_sentence(report)),
         inert(
             f"Made {report.provenance.created} on {report.provenance.environment.device_name} in "
@@ -31,9 +31,9 @@ def sensitivity_markdown(report: SensitivityReport) -> str:
         markdown_table(ranking.ranking_table(report)) if report.ops else prose.NOTHING_SCORED,
         "## Without a score",
     ]
-    reasons = ranking.reasons_table(report)
+    reasons = coverage.reasons_table(report)
     if reasons is None:
         parts.append("Every op that was found has a score.")
     else:
-        parts += [markdown_table(reasons), markdown_table(ranking.coverage_table(report))]
+        parts += [markdown_table(reasons), markdown_table(coverage.coverage_table(report))]
     return "\n\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quantspectrum.artifacts import SensitivityReport, Spectrum
-from quantspectrum.report import prose, ranking, tables
+from quantspectrum.report import coverage, damage, grids, prose, ranking, variants
 from quantspectrum.report.comparison import Comparison
 from quantspectrum.report.figures import damage_figure, heatmap_figure, ranking_figure
 from quantspectrum.report.inputs import RunFiles
@@ -54,9 +54,9 @@ def tradeoff_view(comparison: Comparison) -> FigureView:
         figure=tradeoff_figure(comparison),
         missing=prose.no_tradeoff(comparison),
         tables=_filled(
-            tables.loss_table(comparison),
-            tables.divergence_table(comparison),
-            tables.size_table(comparison),
+            variants.loss_table(comparison),
+            variants.divergence_table(comparison),
+            variants.size_table(comparison),
         ),
     )
 
@@ -67,13 +67,13 @@ def lens_views(files: RunFiles) -> list[LensView]:
     for number, (name, report) in enumerate(files.reports.items()):
         # A spectrum belongs to the report that comes first; other lenses rank without one.
         spectrum = files.spectrum if number == 0 else None
-        unscored = ranking.coverage_table(report)
-        drawn = [grid.component for grid in ranking.grids(report)]
+        unscored = coverage.coverage_table(report)
+        drawn = [grid.component for grid in grids.grids(report)]
         views.append(
             LensView(
                 name=name,
                 complete=report.complete,
-                coverage=ranking.coverage_sentence(report),
+                coverage=coverage.coverage_sentence(report),
                 header=ranking.header_sentence(report),
                 figures=(
                     *_heatmap_views(report, number),
@@ -81,7 +81,7 @@ def lens_views(files: RunFiles) -> list[LensView]:
                     _damage_view(report, spectrum, number),
                 ),
                 notes=tuple(prose.grid_notes(report, drawn)),
-                reasons=ranking.reasons_table(report),
+                reasons=coverage.reasons_table(report),
                 unscored=unscored,
                 unscored_count=plural(len(unscored.rows), "op"),
             )
@@ -95,15 +95,15 @@ def _filled(*found: Table | None) -> tuple[Table, ...]:
 
 
 def _heatmap_views(report: SensitivityReport, number: int) -> Iterator[FigureView]:
-    limits = ranking.score_limits(report)
-    for i, grid in enumerate(ranking.grids(report)):
+    limits = grids.score_limits(report)
+    for i, grid in enumerate(grids.grids(report)):
         yield FigureView(
             id=f"heatmap-{number}-{i}",
             title=f"Where it hurts: {grid.component}",
             caption=prose.HEATMAP,
             figure=heatmap_figure(grid, limits) if limits else None,
             missing=prose.NOTHING_POSITIVE,
-            tables=(ranking.grid_table(grid),),
+            tables=(grids.grid_table(grid),),
         )
 
 
@@ -119,13 +119,13 @@ def _ranking_view(report: SensitivityReport, number: int) -> FigureView:
 
 
 def _damage_view(report: SensitivityReport, spectrum: Spectrum | None, number: int) -> FigureView:
-    steps = ranking.damage_curve(report, spectrum)
-    cuts = ranking.cut_table(steps, spectrum)
+    steps = damage.damage_curve(report, spectrum)
+    cuts = damage.cut_table(steps, spectrum)
     return FigureView(
         id=f"damage-{number}",
         title="Predicted damage along the ranking",
         caption=prose.damage_caption(spectrum),
         figure=damage_figure(steps, spectrum),
         missing=prose.NOTHING_SCORED,
-        tables=_filled(cuts, ranking.steps_table(steps)),
+        tables=_filled(cuts, damage.steps_table(steps)),
     )
