@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from quantspectrum.data.encode import Batch
-from quantspectrum.sensitivity.engine import ReplayEngine, repeated
+from quantspectrum.sensitivity.capture import repeated
+from quantspectrum.sensitivity.engine import ReplayEngine
 
 __all__ = ["MOST_SLOTS", "choose_slots"]
 
