@@ -132,7 +132,7 @@ def _data() -> argparse.ArgumentParser:
         "--data",
         action="append",
         metavar="SPEC",
-        help="coco:FILE, text:FILE, jsonl:FILE, hub:ID[:SPLIT] or demo; again to mix sources",
+        help="coco:FILE, text:FILE, jsonl:FILE, hub:ID[:SPLIT], images:DIR or demo; again to mix",
     )
     add("--images", metavar="DIR", help="folder of the pictures a COCO file names")
     add("--calibration", type=_positive, default=32, help="samples that set static ranges")

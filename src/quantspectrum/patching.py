@@ -1,4 +1,4 @@
-"""Replacing a module's forward for a while, and putting back what was there."""
+"""Replacing a forward or another function for a while, and putting back what was there."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 __all__ = ["replaced_attribute", "replaced_forward"]
 
 
 @contextmanager
-def replaced_attribute(module: nn.Module, name: str, value: Callable[..., Any]) -> Iterator[None]:
-    """Replace an attribute of the module itself; put back after, also after an exception."""
+def replaced_attribute(module: object, name: str, value: Callable[..., Any]) -> Iterator[None]:
+    """Replace an attribute of the object itself; put back after, also after an exception."""
     attributes = vars(module)
     own = attributes.get(name)
     attributes[name] = value
@@ -26,6 +24,6 @@ def replaced_attribute(module: nn.Module, name: str, value: Callable[..., Any]) 
             attributes[name] = own
 
 
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Any:
+def replaced_forward(module: object, forward: Callable[..., Any]) -> Any:
     """Replace a module's forward."""
     return replaced_attribute(module, "forward", forward)

@@ -87,7 +87,7 @@ class DataRequest(Record):
             return self.data
         if takes_images:
             return ("demo",)
-        raise UserError("no data: give --data, such as --data text:FILE or --data coco:FILE")
+        raise UserError("no data: give --data, such as --data text:FILE, coco:FILE or images:DIR")
 
     def splits(self, takes_images: bool) -> Splits:
         """Draw the three sets."""

@@ -351,10 +351,10 @@ def test_a_variant_that_gives_no_numbers_is_not_kept(
 ) -> None:
     original = compressed_tensors._plain_entry
 
-    def broken(name: str, tensor: Tensor, dtype: torch.dtype) -> Any:
+    def broken(name: str, tensor: Tensor, read: Any, dtype: torch.dtype) -> Any:
         if name == "model.norm.weight":
-            tensor = torch.full_like(tensor, float("nan"))
-        return original(name, tensor, dtype)
+            return original(name, tensor, lambda: torch.full_like(tensor, float("nan")), dtype)
+        return original(name, tensor, read, dtype)
 
     monkeypatch.setattr(compressed_tensors, "_plain_entry", broken)
     assert "nan" in refusal(tiny, tmp_path / "variant")

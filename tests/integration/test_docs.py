@@ -8,6 +8,7 @@ command, a model or a file that is not known here fails.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -168,6 +169,32 @@ def test_commands_run_in_order(
         assert code == 0, f"{shlex.join(command)}: {captured.err}"
         assert captured.out.strip(), f"{shlex.join(command)} says nothing"
         check_written(arguments)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "stories260k"])
+def test_the_tables_of_the_readme_hold_what_the_bench_measured(name: str) -> None:
+    result = json.loads((ROOT / f"bench/results/{name}_static.json").read_text(encoding="utf-8"))
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [row["profile"] for row in result["comparison"]] == list(PROFILES)
+    for row in result["comparison"]:
+        start = f"| {row['profile']} | {row['disk_bytes'] / 1e6:.3g} MB | "
+        (line,) = [line for line in lines if line.startswith(start)]
+        assert line.endswith(f" | {100 * row['divergence']['same_top']:.1f} % |")
+        for shown, measured in zip(line.split(" | ")[2:4], ("paired", "divergence"), strict=True):
+            value, low, high = numbers_in(shown)
+            found = row[measured]
+            # As far as its digits go: half of the last one that is shown.
+            for said, true in ((value, "value"), (low, "low"), (high, "high")):
+                assert abs(float(said) - found[true]) <= 0.501 * last_digit(said), (line, true)
+
+
+def numbers_in(cell: str) -> list[str]:
+    """``+0.015 (+0.010 to +0.020)`` as three numbers."""
+    return re.findall(r"[-+]?\d+\.\d+", cell.replace("−", "-"))
+
+
+def last_digit(number: str) -> float:
+    return float(10 ** -len(number.partition(".")[2]))
 
 
 @pytest.mark.parametrize(("document", "command"), commands_of("make"))

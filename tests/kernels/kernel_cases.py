@@ -7,9 +7,11 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from quantspectrum.formats import TensorScheme
 from quantspectrum.kernels.kl import _fused, centred_exponential_excess
+from quantspectrum.kernels.rotary import rotated
 from quantspectrum.kernels.rows import LONGEST, fake_quantize_rows
 from quantspectrum.kernels.static import fake_quantize_static
 from quantspectrum.quantizer import fake_quantize, fake_quantize_weight
@@ -105,6 +107,22 @@ def kl_cases(device: str) -> Iterator[Case]:
         yield f"kl {shape} {size} {dtype}", agrees.float(), torch.ones(shape[0])
 
 
+def rotary_cases(device: str) -> Iterator[Case]:
+    """Multiplications and additions may be fused, so not bit for bit; values are not rotated."""
+    rng = torch.Generator().manual_seed(1)
+    for heads, size, dtype in product((2, 3), (16, 20), DTYPES):
+        qkv = torch.randn(9, 3 * heads * size, generator=rng).to(dtype)
+        cos, sin = torch.randn(2, 9, size, generator=rng)
+        order = torch.randperm(9, generator=rng)
+        found = rotated(*(x.to(device) for x in (qkv, order, cos, sin)), heads).cpu()
+        query, key, value = qkv.reshape(9, 3, heads, size).unbind(1)
+        turned = apply_rotary_pos_emb_vision(query, key, cos, sin)
+        expected = torch.stack((*turned, value))[:, order]
+        near = torch.isclose(found.float(), expected.float(), rtol=2e-2, atol=1e-2)
+        yield f"rotary {heads} {size} {dtype}", near.float(), torch.ones(near.shape)
+        yield f"rotary values {heads} {size} {dtype}", found[2], expected[2]
+
+
 def predictions(count: int, columns: int, size: float) -> tuple[Tensor, Tensor, Tensor]:
     """Logarithms of probabilities, changes of about ``size``, and their mean (float64, but it)."""
     rng = torch.Generator().manual_seed(columns)
@@ -119,6 +137,7 @@ CASES: dict[str, Callable[[str], Iterator[Case]]] = {
     "static": static_cases,
     "float8": float8_cases,
     "kl": kl_cases,
+    "rotary": rotary_cases,
 }
 
 

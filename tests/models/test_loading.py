@@ -194,7 +194,8 @@ def test_every_kind_of_model_is_loaded_as_it_was(tmp_path: Path, family: str) ->
     assert loaded.identity.weights_fingerprint == kept.identity.weights_fingerprint
     assert type(loaded.model) is type(model)
     assert (loaded.task, loaded.layout) == (kept.task, kept.layout)
-    assert loaded.takes_images is hasattr(loaded.processor, "image_mean") or family == "qwen2.5-vl"
+    assert loaded.takes_text is not hasattr(loaded.processor, "image_mean")
+    assert loaded.takes_images is (family == "qwen2.5-vl")
 
 
 def test_an_unsupported_architecture_is_refused(saved: Path) -> None:

@@ -10,7 +10,7 @@ when the model is loaded, the one spelling that both transformers and vLLM map t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from quantspectrum.backends.checkpoint import Entry, total_bytes, write_shards
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format, TensorScheme
 from quantspectrum.models.loading import Loaded
+from quantspectrum.models.placement import named_tensors
 from quantspectrum.quantizer import quantize, weight_qparams
 from quantspectrum.simulation import InputQuantizer, OpPlan
 
@@ -152,19 +153,18 @@ def _args(scheme: TensorScheme) -> dict[str, Any]:
 
 
 def entries(loaded: Loaded, plans: Mapping[str, OpPlan]) -> list[Entry]:
-    """Every tensor of the checkpoint, in the model's order; tied ones once."""
+    """Every tensor of the checkpoint, in the model's order; tied ones once.
+
+    Where they are offloaded, each is read when its turn comes.
+    """
     found: list[Entry] = []
-    seen: set[int] = set()
-    persistent = loaded.model.state_dict(keep_vars=True)
-    for name, tensor in persistent.items():
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
+    state = loaded.model.state_dict(keep_vars=True)
+    for name, read in named_tensors(loaded.model):
         op, _, leaf = name.rpartition(".")
         if leaf == "weight" and op in plans:
-            found += _quantized_entries(op, tensor.detach(), plans[op])
+            found += _quantized_entries(op, state[name], read, plans[op])
         else:
-            found.append(_plain_entry(name, tensor.detach(), loaded.storage_dtype))
+            found.append(_plain_entry(name, state[name], read, loaded.storage_dtype))
     return found
 
 
@@ -183,21 +183,26 @@ def count_quantized(directory: Path) -> int:
     return count
 
 
-def _plain_entry(name: str, tensor: Tensor, dtype: torch.dtype) -> Entry:
+def _plain_entry(
+    name: str, tensor: Tensor, read: Callable[[], Tensor], dtype: torch.dtype
+) -> Entry:
     if not tensor.is_floating_point():
         dtype = tensor.dtype
-    return Entry(name=name, nbytes=tensor.numel() * dtype.itemsize, make=lambda: tensor.to(dtype))
+    return Entry(name=name, nbytes=tensor.numel() * dtype.itemsize, make=lambda: read().to(dtype))
 
 
-def _quantized_entries(op: str, weight: Tensor, plan: OpPlan) -> list[Entry]:
+def _quantized_entries(
+    op: str, weight: Tensor, read: Callable[[], Tensor], plan: OpPlan
+) -> list[Entry]:
     plan = plan.for_weight(weight)
     scheme = plan.format.weight
 
     def codes() -> Tensor:
-        return quantize(weight, *weight_qparams(weight, scheme, plan.scale_dtype), scheme)
+        values = read()
+        return quantize(values, *weight_qparams(values, scheme, plan.scale_dtype), scheme)
 
     def scale() -> Tensor:
-        return weight_qparams(weight, scheme, plan.scale_dtype)[0].reshape(-1, 1)
+        return weight_qparams(read(), scheme, plan.scale_dtype)[0].reshape(-1, 1)
 
     channels = weight.shape[0] if scheme.granularity == "channel" else 1
     made = [

@@ -13,10 +13,12 @@ from torch import Tensor
 from quantspectrum.artifacts import Manifest, Spectrum, Verification, write_artifact
 from quantspectrum.backends import Backend, backend_named
 from quantspectrum.backends.checkpoint import staged_directory
-from quantspectrum.data.encode import Batch, encode
+from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.probe import probe_samples
+from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded, check_unquantized, load_model
+from quantspectrum.models.outputs import run_model
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.simulation import OpPlan, Simulation
 
@@ -161,17 +163,20 @@ def _verify(
 
 
 def _simulate(backend: Backend, loaded: Loaded, plans: Mapping[str, OpPlan]) -> _Probe:
-    batches = encode(probe_samples(loaded.takes_images), loaded.processor, batch_size=1)
+    batches = encode_for(loaded, _probe_samples(loaded), batch_size=1)
     with Simulation(loaded.model, plans, backend.loader_input_quantizer) as simulation:
         simulation.activate_all()
         return _Probe(batches=batches, logits=[_logits(loaded, batch) for batch in batches])
 
 
+def _probe_samples(loaded: Loaded) -> list[Sample]:
+    samples = probe_samples(loaded.takes_images or not loaded.takes_text)
+    return samples if loaded.takes_text else [s for s in samples if s.image is not None]
+
+
 @torch.inference_mode()
 def _logits(loaded: Loaded, batch: Batch) -> Tensor:
-    logits = loaded.model(**batch.to(loaded.device).inputs, use_cache=False).logits
-    assert isinstance(logits, Tensor)
-    return logits.float().cpu()
+    return run_model(loaded.model, batch.to(loaded.device).inputs).float().cpu()
 
 
 def relative_l2(found: Tensor, expected: Tensor) -> float:

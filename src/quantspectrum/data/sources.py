@@ -9,6 +9,7 @@ from pathlib import Path
 from quantspectrum.data.coco import load_coco
 from quantspectrum.data.hub import load_hub
 from quantspectrum.data.jsonl import load_jsonl
+from quantspectrum.data.picture_files import load_pictures
 from quantspectrum.data.sample import Sample
 from quantspectrum.data.text import load_text
 from quantspectrum.errors import UserError
@@ -23,6 +24,7 @@ SOURCES: dict[str, Callable[[str, Path | None], list[Sample]]] = {
     "text": load_text,
     "jsonl": load_jsonl,
     "hub": load_hub,
+    "images": load_pictures,
 }
 """Kind of source to its loader, which takes what follows the colon and the image folder."""
 
@@ -48,7 +50,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
         return "hub", spec
     raise UserError(
         f"data source {spec!r} is of no known kind; give demo, coco:FILE.json, text:FILE.txt, "
-        "jsonl:FILE.jsonl or hub:DATASET[:SPLIT]"
+        "jsonl:FILE.jsonl, hub:DATASET[:SPLIT] or images:DIR"
     )
 
 

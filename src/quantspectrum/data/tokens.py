@@ -14,9 +14,11 @@ from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
-    Processor: TypeAlias = ProcessorMixin | PreTrainedTokenizerBase
+    from quantspectrum.data.encoders import Predicts
+
+    Processor: TypeAlias = ProcessorMixin | PreTrainedTokenizerBase | BaseImageProcessor
 
 __all__ = ["Encoded", "SampleEncoder"]
 
@@ -32,17 +34,19 @@ class Encoded:
         tokens: Inputs with one value per token, each of shape (T,).
         media: The others (``pixel_values``, ``image_grid_thw``), as the processor gives them;
             those of several samples are joined along dimension 0.
-        target: (T,) bool: the tokens whose loss counts.
+        target: (T,) bool: the tokens whose loss counts; (1,) where the sample is predicted whole.
+        labels: (T,) ids of the tokens to predict, where the inputs hide them.
     """
 
     sample: Sample
     tokens: dict[str, Tensor]
     media: dict[str, Tensor]
     target: Tensor
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
-        """Number of tokens."""
-        return self.target.numel()
+        """Number of tokens; one for a picture alone."""
+        return len(self.tokens.get("input_ids", self.target))
 
 
 class SampleEncoder:
@@ -51,6 +55,8 @@ class SampleEncoder:
     The prompt and the target are tokenised apart and joined as ids, so the border between them
     is exact: no token holds the end of one and the start of the other.
     """
+
+    predicts: Predicts = "next-token"
 
     def __init__(self, processor: Processor) -> None:
         """Find out what the processor can do; nothing is encoded yet."""

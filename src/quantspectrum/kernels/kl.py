@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quantspectrum import kernels
-from quantspectrum.kernels.language import jit, on_device_of, tl, triton
+from quantspectrum.kernels.language import jit, launch, tl, triton
 
 __all__ = ["centred_exponential_excess"]
 
@@ -63,27 +63,23 @@ def _eager(log_p: Tensor, delta: Tensor, mean: Tensor) -> Tensor:
 def _fused(log_p: Tensor, delta: Tensor, mean: Tensor) -> Tensor:
     log_p, delta = log_p.contiguous(), delta.contiguous()
     rows, columns = delta.shape
-    parts = min(triton.cdiv(columns, BLOCK), triton.cdiv(PROGRAMS, max(1, rows)))
+    if not delta.numel():
+        return torch.zeros(rows, dtype=torch.float32, device=delta.device)
+    # A power of two, as the kernel is compiled for each length of a part.
+    parts = triton.next_power_of_2(triton.cdiv(PROGRAMS, rows))
+    parts = min(parts, triton.cdiv(columns, BLOCK))
     span = triton.cdiv(triton.cdiv(columns, parts), BLOCK) * BLOCK
-    sums = torch.zeros((rows, parts), dtype=torch.float32, device=delta.device)
-    if delta.numel():
-        with on_device_of(delta):
-            _kernel[(rows, parts)](
-                log_p,
-                delta,
-                mean.float().contiguous(),
-                sums,
-                columns,
-                parts,
-                span,
-                SERIES_BELOW,
-                BLOCK,
-            )
+    sums = torch.empty((rows, parts), dtype=torch.float32, device=delta.device)
+    means = mean.float().contiguous()
+    numbers = (columns, parts, SERIES_BELOW, span, BLOCK)
+    launch(_kernel, (rows, parts), (log_p, delta, means, sums), numbers)
     return sums.sum(1)
 
 
 @jit
-def _kernel(log_p, delta, mean, sums, columns, parts, span, series_below, block: tl.constexpr):
+def _kernel(
+    log_p, delta, mean, sums, columns, parts, series_below, span: tl.constexpr, block: tl.constexpr
+):
     """A program sums ``span`` elements of one row."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ try:
 except ImportError:
     triton = tl = None
 
-__all__ = ["jit", "on_device_of", "tl", "triton"]
+__all__ = ["jit", "launch", "tl", "triton"]
+
+_COMPILED: dict[tuple[Any, ...], Any] = {}
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -23,6 +25,33 @@ def jit(function: Callable[..., Any]) -> Any:
     return triton.jit(function) if triton is not None else function
 
 
-def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Context in which kernels are launched on the device of ``x``."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+def launch(
+    kernel: Any,
+    programs: tuple[int, int],
+    tensors: Sequence[Tensor],
+    numbers: Sequence[Any],
+    **options: Any,
+) -> None:
+    """Launch a kernel of ``(*tensors, *numbers)`` on the device of its first tensor.
+
+    Triton finds out at each launch which of the compiled kernels fits its arguments, which for small
+    kernels takes longer than they do. Here the kernel compiled for the same types, alignments and
+    numbers is launched as it is.
+    """
+    device = tensors[0].device
+    if device.type != "cuda":
+        kernel[programs](*tensors, *numbers, **options)
+        return
+    aligned = tuple(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+    types = tuple(tensor.dtype for tensor in tensors)
+    # Triton compiles for whole numbers, but not for the values of floats.
+    kinds = tuple(float if type(number) is float else number for number in numbers)
+    key = (id(kernel), device.index, types, aligned, kinds, *options.items())
+    compiled = _COMPILED.get(key)
+    with (
+        nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
+    ):
+        if compiled is None:
+            _COMPILED[key] = kernel[programs](*tensors, *numbers, **options)
+        else:
+            compiled[(*programs, 1)](*tensors, *numbers)

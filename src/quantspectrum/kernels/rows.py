@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quantspectrum.formats import TensorScheme
 from quantspectrum.kernels.codes import clip, nearest, through_codes
-from quantspectrum.kernels.language import jit, on_device_of, tl, triton
+from quantspectrum.kernels.language import jit, launch, tl, triton
 
 __all__ = ["fake_quantize_rows"]
 
@@ -52,24 +52,19 @@ def fake_quantize_rows(
         scheme.kind == "float",
     )
     units = rows * groups
-    with on_device_of(x):
-        if group_size > LONGEST:
-            _long[(units,)](x, out, groups, columns, group_size, *numbers, BLOCK, num_warps=4)
-            return out
-        block = triton.next_power_of_2(group_size)
-        per_program = max(1, BLOCK // block)
-        _short[(triton.cdiv(units, per_program),)](
-            x,
-            out,
-            units,
-            groups,
-            columns,
-            group_size,
-            *numbers,
-            block,
-            per_program,
-            num_warps=max(4, per_program * block // 1024),
-        )
+    if group_size > LONGEST:
+        sizes = (groups, columns, group_size)
+        launch(_long, (units, 1), (x, out), (*sizes, *numbers, BLOCK), num_warps=4)
+        return out
+    block = triton.next_power_of_2(group_size)
+    per_program = max(1, BLOCK // block)
+    launch(
+        _short,
+        (triton.cdiv(units, per_program), 1),
+        (x, out),
+        (units, groups, columns, group_size, *numbers, block, per_program),
+        num_warps=max(4, per_program * block // 1024),
+    )
     return out
 
 
@@ -116,8 +111,12 @@ def _short(
     inside = (unit < units) & (column < tl.minimum(first + group_size, columns))
     place = (unit // groups) * columns + column
     tile = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    low = tl.minimum(tl.min(tile, axis=1, keep_dims=True), 0.0)
-    high = tl.maximum(tl.max(tile, axis=1, keep_dims=True), 0.0)
+    if symmetric:
+        high = tl.max(tl.abs(tile), axis=1, keep_dims=True)
+        low = -high
+    else:
+        low = tl.minimum(tl.min(tile, axis=1, keep_dims=True), 0.0)
+        high = tl.maximum(tl.max(tile, axis=1, keep_dims=True), 0.0)
     odd = tl.max((tile != tile).to(tl.int32), axis=1, keep_dims=True)
     scale, zero_point = _qparams(
         low, high, odd, qmin, qmax, levels, eps, tiny, scale_type, symmetric
@@ -132,7 +131,7 @@ def _long(
     out,
     groups,
     columns,
-    group_size,
+    group_size: tl.constexpr,
     qmin,
     qmax,
     levels,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantspectrum.formats import TensorScheme
 from quantspectrum.kernels.codes import through_codes
-from quantspectrum.kernels.language import jit, on_device_of, tl, triton
+from quantspectrum.kernels.language import jit, launch, tl, triton
 
 __all__ = ["fake_quantize_static"]
 
@@ -28,20 +28,23 @@ def fake_quantize_static(
     if x.numel() == 0:
         return out
     in_memory = scale.device == x.device and x.is_cuda
-    with on_device_of(x):
-        _kernel[(triton.cdiv(x.numel(), BLOCK),)](
-            x,
-            out,
-            scale if in_memory else scale.item(),
-            zero_point if in_memory else zero_point.item(),
+    tensors = [x, out, scale, zero_point] if in_memory else [x, out]
+    numbers = [] if in_memory else [float(scale.item()), float(zero_point.item())]
+    launch(
+        _kernel,
+        (triton.cdiv(x.numel(), BLOCK), 1),
+        tensors,
+        (
+            *numbers,
             x.numel(),
             float(scheme.qmin),
             float(scheme.qmax),
-            symmetric=scheme.symmetric,
-            is_float=scheme.kind == "float",
-            in_memory=in_memory,
-            block=BLOCK,
-        )
+            scheme.symmetric,
+            scheme.kind == "float",
+            in_memory,
+            BLOCK,
+        ),
+    )
     return out
 
 

@@ -26,6 +26,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Adapter, Layout
 from quantspectrum.models.files import check_directory, check_safetensors
+from quantspectrum.models.limits import max_tokens
 from quantspectrum.models.placement import (
     CPU_OFFLOAD,
     check_device_map,
@@ -114,8 +115,18 @@ class Loaded:
 
     @property
     def takes_images(self) -> bool:
-        """Whether the model can be shown pictures, or nothing else."""
-        return self.task in ("image-text-to-text", "image-classification", "image")
+        """Whether the model can be shown pictures with a text."""
+        return self.task == "image-text-to-text"
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the model takes text, and not pictures alone."""
+        return self.task not in ("image-classification", "image")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens the model has positions for, where more would be an error; else ``None``."""
+        return None if self.generates else max_tokens(self.model, self.processor)
 
     @property
     def generates(self) -> bool:

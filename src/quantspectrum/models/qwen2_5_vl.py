@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from quantspectrum.models.adapter import Layout, Stack, Task, image_token_of
-from quantspectrum.models.vision_windows import grouped_windows
+from quantspectrum.models.faster_vision import faster_vision
 
 __all__ = ["Qwen25VLAdapter"]
 
@@ -44,6 +44,6 @@ class Qwen25VLAdapter:
                 "qkv_proj": ("q_proj", "k_proj", "v_proj"),
                 "gate_up_proj": ("gate_proj", "up_proj"),
             },
-            faster=partial(grouped_windows, model.get_submodule("model.visual")),
+            faster=partial(faster_vision, model),
             image_token_id=image_token_of(model),
         )

@@ -52,6 +52,9 @@ class Capture:
             a stack.
         placeholders: Stand-ins for the outputs of skipped blocks that nothing reads.
         before: For each op that ran: the blocks and modules that had finished when it first did.
+        entry: The innermost module around the last stack whose output has what is read, its place
+            there, and the arguments the module was called with: replays of its ops need not begin
+            further out.
     """
 
     inputs: dict[str, Tensor]
@@ -61,6 +64,7 @@ class Capture:
     outputs: dict[str, Any] = field(default_factory=dict)
     placeholders: dict[str, Any] = field(default_factory=dict)
     before: dict[str, frozenset[str]] = field(default_factory=dict)
+    entry: tuple[str, int, Any] | None = None
 
     def close(self) -> None:
         """Free everything captured."""
@@ -110,6 +114,8 @@ class ReplayEngine:
             for path, blocks in self._stacks.items()
             for name in (*_around(model, path), *blocks)
         }
+        # From the outside to the inside, so that the last one that fits is the innermost.
+        self._entries = _parents(layout.stacks[-1].path) if layout.stacks else []
         takes_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._settings: dict[str, Any] = {"use_cache": False} if takes_cache else {}
         self.head = Head.of(model, layout.head) if layout.head not in self._ops else None
@@ -136,8 +142,15 @@ class ReplayEngine:
         capture = Capture(inputs=batch.to(self._device).inputs, store=TensorStore(limit))
         if not self._head_checked:
             self._check_head(capture.inputs)
-        with self._recording(capture):
+        with self._recording(capture) as ended:
             capture.values = self.run(capture.inputs)
+        if self.head is not None:
+            # Rotary tables and masks of what is around the stack are made again inside it.
+            for name in self._entries:
+                call, output = ended.get(name, (None, None))
+                for place, leaf in enumerate(pytree.tree_leaves(output)):
+                    if _is_same(leaf, capture.values):
+                        capture.entry = name, place, capture.store.put(call)
         capture.store.seal()
         for place, size in capture.store.used.items():
             self.captured[place] = max(size, self.captured.get(place, 0))
@@ -177,7 +190,17 @@ class ReplayEngine:
                 block = self.block_of(op)
                 if block is not None and block in capture.calls:
                     self._call_again(stack, capture, block, [lambda: None], lambda: None)
+                if capture.entry is not None and op.startswith(f"{capture.entry[0]}."):
+                    return self._enter(*capture.entry, capture)
             return self.run(capture.inputs)
+
+    def _enter(self, name: str, place: int, call: Any, capture: Capture) -> Tensor:
+        """Call the module that gives what is read; what is around it has nothing to add."""
+        args, kwargs = capture.store.get(call)
+        output = self._model.get_submodule(name)(*args, **kwargs)
+        read = pytree.tree_leaves(output)[place]
+        assert isinstance(read, Tensor)
+        return read
 
     @torch.no_grad()
     def replay_together(
@@ -283,8 +306,10 @@ class ReplayEngine:
         stack.enter_context(replaced_forward(module, forward))
 
     @contextmanager
-    def _recording(self, capture: Capture) -> Iterator[None]:
+    def _recording(self, capture: Capture) -> Iterator[dict[str, tuple[Any, Any]]]:
         runs: dict[str, int] = {}
+        ended: dict[str, tuple[Any, Any]] = {}
+        called: dict[str, Any] = {}
         done: list[str] = []
         last = {blocks[-1] for blocks in self._stacks.values() if blocks}
         blocks = set(self.blocks())
@@ -292,6 +317,8 @@ class ReplayEngine:
         def unit_starts(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
                 runs[name] = runs.get(name, 0) + 1
+                if name in self._entries:
+                    called[name] = args, kwargs
                 if name in blocks and runs[name] == 1:
                     capture.calls[name] = capture.store.put((args, kwargs))
 
@@ -300,6 +327,8 @@ class ReplayEngine:
         def unit_done(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:
                 done.append(name)
+                if name in self._entries:
+                    ended[name] = called[name], output
                 if name in blocks:
                     capture.placeholders[name] = pytree.tree_map_only(Tensor, _hollow, output)
                 if name in last or name not in blocks:
@@ -319,7 +348,7 @@ class ReplayEngine:
                 handles.append(unit.register_forward_pre_hook(unit_starts(name), with_kwargs=True))
                 handles.append(unit.register_forward_hook(unit_done(name)))
         try:
-            yield
+            yield ended
         finally:
             for handle in handles:
                 handle.remove()
@@ -344,6 +373,16 @@ def _around(model: nn.Module, path: str) -> list[str]:
     prefix = f"{parent}." if parent else ""
     beside = [name for name, _ in model.get_submodule(parent).named_children()]
     return [*around, *(f"{prefix}{name}" for name in beside if f"{prefix}{name}" != path)]
+
+
+def _is_same(leaf: Any, values: Tensor) -> bool:
+    """Whether a leaf is the tensor that was read, or the whole of it seen once more."""
+    return (
+        isinstance(leaf, Tensor)
+        and leaf.data_ptr() == values.data_ptr()
+        and leaf.shape == values.shape
+        and leaf.stride() == values.stride()
+    )
 
 
 def _hollow(tensor: Tensor) -> Tensor:
