@@ -265,7 +265,7 @@ def main() -> None:
 
 def images(loaded: Loaded, table: OpTable, assets: Path) -> dict[str, Any]:
     """All ops, vision too, on sixteen real pictures with their captions."""
-    batches = image_batches(loaded, assets, 16, 16)
+    batches = image_batches(loaded, assets, 16, 8)
     patches = sum(int(b.inputs["image_grid_thw"].prod(-1).sum()) for b in batches)
     names = [op.name for op in table.candidates]
     floor = forward_floor(loaded, batches, names)

@@ -35,6 +35,9 @@ class TensorScheme(_Frozen):
             extremes, ``percentile`` leaves out the rarest values.
         percentile: Percentage of the values that lies inside the range of the ``percentile``
             observer.
+        by_inverse: Codes are ``round(x * (1 / scale)) + zero_point`` with the float32 inverse of the
+            scale, as torch.ao computes them, and not ``round(x / scale + zero_point)``. The two
+            part at ties, and the extreme of a symmetric channel is one.
     """
 
     kind: Literal["int", "float"] = "int"
@@ -45,6 +48,7 @@ class TensorScheme(_Frozen):
     dynamic: bool = False
     observer: Observer = "minmax"
     percentile: float | None = Field(default=None, gt=50, lt=100)
+    by_inverse: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> TensorScheme:
@@ -54,6 +58,8 @@ class TensorScheme(_Frozen):
             raise ValueError("granularity group and group_size go together")
         if (self.observer == "percentile") != (self.percentile is not None):
             raise ValueError("observer percentile and a percentile go together")
+        if self.by_inverse and self.kind == "float":
+            raise ValueError("by_inverse is a rule for integer codes")
         if self.dynamic and self.observer != "minmax":
             raise ValueError("a dynamic range is that of each input: its observer is minmax")
         return self
@@ -119,8 +125,9 @@ def _inc(name: str, bits: int) -> Format:
     (``neural_compressor/adaptor/pytorch_cpu.yaml``; observers in ``adaptor/pytorch.py``,
     ``_observer``). On uint8 or on int8 the grid is the same, with the zero point shifted by 128.
     """
-    activation = TensorScheme(bits=bits, symmetric=False)
-    return Format(name=name, weight=_CHANNEL, activation=activation, output=activation)
+    activation = TensorScheme(bits=bits, symmetric=False, by_inverse=True)
+    weight = TensorScheme(granularity="channel", by_inverse=True)
+    return Format(name=name, weight=weight, activation=activation, output=activation)
 
 
 PRESETS: dict[str, Format] = {

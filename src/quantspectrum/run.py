@@ -295,6 +295,8 @@ class Run:
             model=str(variant),
             dtype=baseline.provenance.model.dtype,
             device=self._request.device,
+            device_map=self._request.device_map,
+            offload_folder=self._request.offload_folder,
             trust_remote_code=self._request.trust_remote_code,
         )
         start = time.perf_counter()

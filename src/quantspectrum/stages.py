@@ -26,7 +26,7 @@ from quantspectrum.data.prompts import load_prompts
 from quantspectrum.data.sample import Sample
 from quantspectrum.data.splits import Splits, identity, make_splits
 from quantspectrum.errors import UserError
-from quantspectrum.evaluate.evaluation import EvaluationRequest, evaluate_model
+from quantspectrum.evaluate.evaluation import EvaluationRequest, check_evaluable, evaluate_model
 from quantspectrum.formats import preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.loading import Loaded
@@ -306,12 +306,14 @@ def evaluate(
     A model measured without a ``baseline`` may be one: its predictions are kept beside ``out``.
     With one, its evaluation's path, the KL divergence from its predictions is measured too.
     """
+    check_evaluable(loaded)
     splits = data.splits(loaded.takes_images)
-    prompts = data.prompt_samples(loaded.takes_images)
+    prompts = data.prompt_samples(loaded.takes_images) if loaded.generates else []
     identities: tuple[DataIdentity, ...] = (
         identity(splits.evaluation, splits.source, "evaluation"),
-        identity(prompts, data.prompts or "built-in prompts", "prompts"),
     )
+    if loaded.generates:
+        identities += (identity(prompts, data.prompts or "built-in prompts", "prompts"),)
     request = EvaluationRequest(
         samples=splits.evaluation,
         prompts=prompts,

@@ -4,11 +4,12 @@ import errno
 import json
 import shutil
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -48,17 +49,25 @@ def spectrum_for(loaded: Loaded, fmt: str = "w8a8", **changes: Any) -> Spectrum:
     names = [op.name for op in ops]
     quantized = {"baseline": [], "half": [op.name for op in ops if op.block == 0], "max": names}
     made: dict[str, Any] = {
-        "model": loaded.identity,
-        "lens": "native:mse_v2",
-        "base": "isolate",
-        "report_sha256": "r",
         "formats": {fmt: preset(fmt)},
-        "candidates": ops,
         "input_ranges": observe_ranges(loaded.model, names, batches_for(loaded), loaded.device),
         "profiles": [
             Profile(name=name, share=0, groups=0, ops=dict.fromkeys(ops, fmt), predicted_damage=0)
             for name, ops in quantized.items()
         ],
+    }
+    return spectrum_of(loaded, ops, **made | changes)
+
+
+def spectrum_of(loaded: Loaded, ops: Sequence[Op], **changes: Any) -> Spectrum:
+    made: dict[str, Any] = {
+        "model": loaded.identity,
+        "lens": "native:mse_v2",
+        "base": "isolate",
+        "report_sha256": "r",
+        "formats": {"w8a8": preset("w8a8")},
+        "candidates": ops,
+        "input_ranges": {},
     }
     return Spectrum(**made | changes)
 
@@ -85,6 +94,30 @@ def simulate(loaded: Loaded, plans: Mapping[str, OpPlan], batch: Batch) -> Tenso
 @pytest.fixture
 def tiny(llama: nn.Module) -> Loaded:
     return models_tiny.loaded(llama)
+
+
+KINDS = ["qwen3 moe", "bert", "bert classifier", "vit", "swin", "unknown text", "unknown image"]
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_every_kind_of_model_has_variants(tmp_path: Path, family: str) -> None:
+    """The stage itself loads the variant back and compares it with the simulated model."""
+    loaded = load_model(
+        ModelSpec(
+            model=str(models_tiny.save(models_tiny.family(family), tmp_path / "m")), device="cpu"
+        )
+    )
+    table = list_ops(loaded.model, loaded.layout)
+    names = [op.name for op in table.candidates]
+    profile = Profile(
+        name="max", share=1, groups=1, ops=dict.fromkeys(names, "w8a8"), predicted_damage=0
+    )
+    spectrum = spectrum_of(loaded, table.candidates, profiles=[profile])
+    manifest = write(loaded, tmp_path / "v", "max", spectrum)
+    assert manifest.verification is not None
+    assert manifest.verification.quantized_tensors == len(names) > 0
+    files = load_file(tmp_path / "v/model.safetensors")
+    assert all(files[f"{name}.weight"].dtype == torch.int8 for name in names)
 
 
 @pytest.mark.parametrize("profile", ["half", "max"])
@@ -358,6 +391,14 @@ def test_a_variant_that_gives_no_numbers_is_not_kept(
 
     monkeypatch.setattr(compressed_tensors, "_plain_entry", broken)
     assert "nan" in refusal(tiny, tmp_path / "variant")
+
+
+def test_an_offloaded_model_is_not_quantized(tiny: Loaded, tmp_path: Path) -> None:
+    spectrum = spectrum_for(tiny)
+    accelerate.cpu_offload(tiny.model, execution_device=tiny.device)
+    with pytest.raises(UserError, match=r"weights are offloaded.*--device cpu"):
+        write(tiny, tmp_path / "variant", "half", spectrum)
+    assert not (tmp_path / "variant").exists()
 
 
 def test_a_variant_with_an_op_too_few_is_not_kept(

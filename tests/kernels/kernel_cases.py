@@ -7,10 +7,13 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from quantspectrum.formats import TensorScheme
 from quantspectrum.kernels.kl import _fused, centred_exponential_excess
+from quantspectrum.kernels.layers import rms_norm, rotary, swiglu
 from quantspectrum.kernels.rotary import rotated
 from quantspectrum.kernels.rows import LONGEST, fake_quantize_rows
 from quantspectrum.kernels.static import fake_quantize_static
@@ -123,6 +126,30 @@ def rotary_cases(device: str) -> Iterator[Case]:
         yield f"rotary values {heads} {size} {dtype}", found[2], expected[2]
 
 
+def layer_cases(device: str) -> Iterator[Case]:
+    """Rounded where transformers rounds: only the sum inside a norm has another order."""
+    rng = torch.Generator().manual_seed(2)
+    for size, dtype in product((7, 48), DTYPES):
+        x, y = torch.randn(2, 3, 5, size, generator=rng).to(dtype)
+        norm = LlamaRMSNorm(size, eps=1e-5).to(dtype)
+        norm.weight.data = torch.randn(size, generator=rng).to(dtype)
+        found = rms_norm(x.to(device), norm.weight.detach().to(device), 1e-5).cpu()
+        near = torch.isclose(found.float(), norm(x).detach().float(), rtol=1e-2, atol=1e-6)
+        yield f"rms norm {size} {dtype}", near.float(), torch.ones(near.shape)
+        wide = torch.randn(3, 5, 2 * size, generator=rng).to(dtype)[..., :size]
+        found = swiglu(wide.to(device), y.to(device)).cpu()
+        expected = functional.silu(wide) * y
+        near = torch.isclose(found.float(), expected.float(), rtol=1e-2, atol=1e-6)
+        yield f"swiglu {size} {dtype}", near.float(), torch.ones(near.shape)
+    for dtype, batch in product(DTYPES, (1, 2)):
+        x = torch.randn(2, 5, 3, 12, generator=rng).to(dtype).transpose(1, 2)
+        cos, sin = torch.randn(2, batch, 5, 12, generator=rng).to(dtype)
+        found = rotary(x.to(device), cos.to(device), sin.to(device)).cpu()
+        expected = apply_rotary_pos_emb(x, x, cos, sin)[0]
+        near = torch.isclose(found.float(), expected.float(), rtol=1e-2, atol=1e-2)
+        yield f"rotary {dtype} {batch}", near.float(), torch.ones(near.shape)
+
+
 def predictions(count: int, columns: int, size: float) -> tuple[Tensor, Tensor, Tensor]:
     """Logarithms of probabilities, changes of about ``size``, and their mean (float64, but it)."""
     rng = torch.Generator().manual_seed(columns)
@@ -138,6 +165,7 @@ CASES: dict[str, Callable[[str], Iterator[Case]]] = {
     "float8": float8_cases,
     "kl": kl_cases,
     "rotary": rotary_cases,
+    "layers": layer_cases,
 }
 
 

@@ -11,12 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import models_tiny
+from quantspectrum.data.encode import encode_for
+from quantspectrum.data.pictures import gradient
+from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
+from quantspectrum.models.devices import offloads
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
+from quantspectrum.models.outputs import run_model
 from quantspectrum.models.placement import (
     execution_device,
     inner_forward_slot,
     input_device,
+    is_offloaded,
     is_placed,
     named_parameters,
     named_tensors,
@@ -146,6 +152,7 @@ def test_a_plain_module_has_its_forward_in_its_usual_place(llama: nn.Module) -> 
     op = llama.get_submodule(UP)
     assert inner_forward_slot(op) == "forward"
     assert not is_placed(llama)
+    assert not is_offloaded(llama)
     assert execution_device(op) == CPU
     assert input_device(llama, torch.device("meta")) == torch.device("meta")
 
@@ -154,6 +161,7 @@ def test_a_plain_module_has_its_forward_in_its_usual_place(llama: nn.Module) -> 
 def test_devices_of_a_placed_model(tmp_path: Path, place: Place, llama: nn.Module) -> None:
     place(llama, tmp_path)
     assert is_placed(llama)
+    assert is_offloaded(llama)
     assert execution_device(llama.get_submodule(UP)) == CPU
     assert input_device(llama, torch.device("meta")) == CPU
 
@@ -189,13 +197,55 @@ def load(directory: Path, device_map: object, **options: Any) -> Loaded:
     return load_model(ModelSpec(**spec | options))
 
 
-def test_cpu_offload(saved: Path, llama: nn.Module) -> None:
+TEXT = [Sample(id="text", text="Nine sheep on a hill.")]
+PICTURE = [Sample(id="picture", text="", image=gradient(40, 30))]
+
+
+def output(loaded: Loaded) -> Tensor:
+    [batch] = encode_for(loaded, TEXT if loaded.takes_text else PICTURE, batch_size=1)
+    with torch.inference_mode():
+        return run_model(loaded.model, batch.to(loaded.device).inputs).cpu()
+
+
+@pytest.mark.parametrize("family", models_tiny.FAMILIES)
+def test_cpu_offload(tmp_path: Path, family: str) -> None:
+    saved = models_tiny.save(models_tiny.family(family), tmp_path / "tiny")
+    plain = load_model(ModelSpec(model=str(saved), device="cpu"))
     loaded = load(saved, "cpu-offload")
-    batch = models_tiny.text_batch()
     assert all(p.device.type == "meta" for p in loaded.model.parameters())
-    assert torch.equal(models_tiny.logits(loaded.model, batch), models_tiny.logits(llama, batch))
-    assert loaded.identity == load_model(ModelSpec(model=str(saved), device="cpu")).identity
     assert loaded.device == CPU
+    assert loaded.identity == plain.identity
+    assert torch.equal(output(loaded), output(plain))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", ["llama", "qwen2.5-vl", "bert", "vit", "qwen3 moe"])
+def test_cpu_offload_to_a_gpu(tmp_path: Path, family: str) -> None:
+    saved = models_tiny.save(models_tiny.family(family), tmp_path / "tiny")
+    plain = load_model(ModelSpec(model=str(saved), device="cpu"))
+    loaded = load(saved, "cpu-offload", device="cuda", dtype="float32")
+    assert loaded.device.type == "cuda"
+    assert loaded.identity == plain.identity
+    torch.testing.assert_close(output(loaded), output(plain), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("family", ["llama", "qwen2.5-vl", "bert", "vit", "qwen3 moe"])
+def test_a_model_on_two_gpus(tmp_path: Path, family: str) -> None:
+    saved = models_tiny.save(models_tiny.family(family), tmp_path / "tiny")
+    plain = load_model(ModelSpec(model=str(saved), device="cpu"))
+    block = f"{plain.layout.stacks[-1].path}.1"
+    places: dict[str, Any] = dict.fromkeys(around(plain.model, block), 0) | {block: 1}
+    (tmp_path / "map.json").write_text(json.dumps(places))
+    loaded = load(saved, tmp_path / "map.json", device="auto", dtype="float32")
+    assert loaded.device == torch.device("cuda", 0)
+    assert {p.device.index for p in loaded.model.parameters()} == {0, 1}
+    assert execution_device(loaded.model.get_submodule(block)) == torch.device("cuda", 1)
+    assert not is_offloaded(loaded.model)
+    assert loaded.identity == plain.identity
+    torch.testing.assert_close(output(loaded), output(plain), atol=1e-3, rtol=1e-3)
 
 
 def around(model: nn.Module, block: str) -> list[str]:
@@ -219,6 +269,9 @@ def test_a_device_map_of_a_file(tmp_path: Path, family: str) -> None:
     (tmp_path / "map.json").write_text(json.dumps(places))
     loaded = load(saved, tmp_path / "map.json", offload_folder=str(tmp_path / "weights"))
     assert any(p.device.type == "meta" for p in loaded.model.parameters())
+    assert loaded.device == CPU
+    # Weights read from a file lie in memory otherwise, and kernels may then add in another order.
+    torch.testing.assert_close(output(loaded), output(models_tiny.loaded(model)))
     assert (
         loaded.identity.weights_fingerprint
         == models_tiny.loaded(model).identity.weights_fingerprint
@@ -260,4 +313,26 @@ def test_a_wrong_device_map_is_told(
 def test_a_missing_accelerate_is_told(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"--device-map needs the accelerate package; run pip"):
+        load(saved, "cpu-offload")
+
+
+@pytest.mark.parametrize(
+    ("placed", "expected"),
+    [
+        ("auto", False),
+        ("cpu-offload", True),
+        ({"": "cpu"}, False),
+        ({"a": 0, "b": 1}, False),
+        ({"a": 0, "b": "cpu"}, True),
+        ({"a": "cpu", "b": "disk"}, True),
+    ],
+)
+def test_whether_a_map_offloads(placed: Any, expected: bool) -> None:
+    assert offloads(placed) is expected
+
+
+def test_a_quantized_model_is_not_loaded_with_weights_offloaded(saved: Path) -> None:
+    config = {"quant_method": "compressed-tensors", "config_groups": {}}
+    models_tiny.edit_config(saved, quantization_config=config)
+    with pytest.raises(UserError, match=r"is quantized, and compressed-tensors does not load"):
         load(saved, "cpu-offload")

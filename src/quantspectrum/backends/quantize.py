@@ -19,6 +19,7 @@ from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded, check_unquantized, load_model
 from quantspectrum.models.outputs import run_model
+from quantspectrum.models.placement import is_offloaded
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.simulation import OpPlan, Simulation
 
@@ -85,11 +86,16 @@ def quantize_profile(
     transformers, its quantized tensors were counted and its logits compared.
 
     Raises:
-        UserError: The profile does not fit the model or the backend, ``out`` exists, the disk is
-            full, or what was loaded back is not what was simulated.
+        UserError: The profile does not fit the model or the backend, the model's weights are
+            offloaded, ``out`` exists, the disk is full, or what was loaded back is not what was simulated.
     """
     watch = Stopwatch(loaded.device)
     check_unquantized(loaded)
+    if is_offloaded(loaded.model):
+        raise UserError(
+            "weights are offloaded, and a variant could not be loaded back like that to check it; "
+            "quantize with --device cpu, or with a device map of GPUs alone"
+        )
     backend = backend_named(backend_name)
     plans = plans_of(spectrum, profile_name, loaded)
     backend.check_plans(loaded, plans)

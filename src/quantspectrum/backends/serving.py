@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantspectrum.formats import TensorScheme
+from quantspectrum.models.outputs import call_options
+from quantspectrum.models.placement import input_device
 from quantspectrum.quantizer import fake_quantize, input_qparams
 
 __all__ = ["serving_arithmetic"]
@@ -51,8 +53,8 @@ def serving_arithmetic(model: nn.Module) -> Iterator[None]:
 @torch.inference_mode()
 def _unpack(model: nn.Module) -> None:
     """Run one token: compressed-tensors turns codes into weights in the first forward pass."""
-    device = next(model.parameters()).device
-    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False)
+    device = input_device(model, next(model.parameters()).device)
+    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), **call_options(model))
 
 
 def _forward(module: nn.Linear, args: Any) -> Callable[[Tensor], Tensor]:

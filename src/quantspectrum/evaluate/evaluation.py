@@ -9,8 +9,9 @@ from pathlib import Path
 from quantspectrum import backends
 from quantspectrum.artifacts import DataIdentity, Evaluation, Manifest, Resources, read_artifact
 from quantspectrum.backends.serving import serving_arithmetic
-from quantspectrum.data.encode import Batch, encode
+from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.sample import Sample
+from quantspectrum.errors import UserError
 from quantspectrum.evaluate.divergence import (
     Predictions,
     read_predictions,
@@ -22,7 +23,7 @@ from quantspectrum.evaluate.loss import measure_loss
 from quantspectrum.models.loading import Loaded
 from quantspectrum.provenance import Stopwatch
 
-__all__ = ["EvaluationRequest", "evaluate_model", "manifest_of"]
+__all__ = ["EvaluationRequest", "check_evaluable", "evaluate_model", "manifest_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class EvaluationRequest:
     Attributes:
         samples: Held-out samples: the loss is measured on all of them, exact match on those
             with references.
-        prompts: Prompts whose answers are shown.
+        prompts: Prompts whose answers are shown; none for a model that writes none.
         data: Identities of samples and prompts.
         label: Name shown in reports.
         batch_size: Samples a forward pass.
@@ -64,17 +65,35 @@ def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float)
         loaded: The baseline, or a variant loaded back from its directory.
         request: What to measure it on.
         load_s: How long loading took.
+
+    Raises:
+        UserError: The model is of a kind that has no loss on a text.
     """
+    check_evaluable(loaded)
     watch = Stopwatch(loaded.device)
     manifest = manifest_of(Path(loaded.spec.model))
-    batches = encode(
+    batches = encode_for(
+        loaded,
         request.samples,
-        loaded.processor,
         batch_size=request.batch_size,
         max_length=request.max_length,
     )
     with serving_arithmetic(loaded.model):
         return _measure(loaded, request, load_s, watch, manifest, batches)
+
+
+def check_evaluable(loaded: Loaded) -> None:
+    """Make sure that there is a loss to evaluate.
+
+    Raises:
+        UserError: The model neither writes text nor tells masked tokens.
+    """
+    if not loaded.generates and loaded.task != "masked-lm":
+        raise UserError(
+            f"{loaded.spec.model} is a model for {loaded.task}, and evaluation is supported for "
+            "language models, masked ones included; `quantspectrum sensitivity`, `spectrum` and "
+            "`quantize` work for it"
+        )
 
 
 def _measure(
@@ -103,14 +122,17 @@ def _measure(
             request.samples,
             batch_size=request.batch_size,
             max_new_tokens=request.max_new_tokens,
-        ),
+        )
+        if loaded.generates
+        else None,
         prompts=run_prompts(loaded, request.prompts, max_new_tokens=request.max_new_tokens),
         resources=Resources(
             disk_bytes=_weight_file_bytes(loaded),
             load_s=load_s,
             kernel="native" if _quantization(loaded) is None else "emulated",
             latency=tuple(
-                measure_latency(loaded, batch_size=size) for size in request.latency_batch_sizes
+                measure_latency(loaded, batch_size=size)
+                for size in (request.latency_batch_sizes if loaded.generates else ())
             ),
         ),
         provenance=watch.provenance(loaded.identity, request.data, seed=request.seed),

@@ -34,9 +34,10 @@ def answer(
         if isinstance(loaded.processor, PreTrainedTokenizerBase)
         else loaded.processor.tokenizer
     )
-    generate: Callable[..., torch.Tensor] = loaded.model.generate  # type: ignore[assignment]
     answers: dict[str, str] = {}
     for batch in encode_prompts(samples, loaded.processor, batch_size=batch_size):
+        # Looked up here: a model that writes no text has none, and no prompts either.
+        generate: Callable[..., torch.Tensor] = loaded.model.generate  # type: ignore[assignment]
         inputs = batch.to(loaded.device).inputs
         tokens = generate(
             **inputs,

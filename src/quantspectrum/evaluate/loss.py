@@ -14,6 +14,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.evaluate.divergence import Predictions, divergence, predictions
 from quantspectrum.evaluate.statistics import ratio_with_stderr
 from quantspectrum.models.loading import Loaded
+from quantspectrum.models.outputs import run_model
 
 __all__ = ["measure_loss", "target_log_probabilities"]
 
@@ -28,7 +29,7 @@ def measure_loss(
 ) -> Loss:
     """Mean negative log-likelihood of the target tokens, in nats per token.
 
-    The mean is over all target tokens; its standard error is clustered by sample, since the
+    Of a masked language model these are the masked tokens. The mean is over all of them; its standard error is clustered by sample, since the
     tokens of one sample are not independent.
 
     Args:
@@ -43,10 +44,14 @@ def measure_loss(
     samples: list[SampleLoss] = []
     for batch in batches:
         on_device = batch.to(loaded.device)
-        logits = loaded.model(**on_device.inputs, use_cache=False).logits
+        logits = run_model(loaded.model, on_device.inputs)
+        ids_of = on_device.labels if on_device.labels is not None else on_device.inputs["input_ids"]
         for row, sample in enumerate(batch.sample_ids):
             log_probabilities, ids = target_log_probabilities(
-                logits[row], on_device.inputs["input_ids"][row], on_device.target[row]
+                logits[row],
+                ids_of[row],
+                on_device.target[row],
+                shift=1 if batch.predicts == "next-token" else 0,
             )
             nll = -float(log_probabilities.gather(-1, ids.unsqueeze(-1)).double().sum())
             if not math.isfinite(nll):
@@ -80,16 +85,19 @@ def _against(
     return divergence(baseline[sample], log_probabilities)
 
 
-def target_log_probabilities(logits: Tensor, ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def target_log_probabilities(
+    logits: Tensor, ids: Tensor, target: Tensor, *, shift: int = 1
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities that predict one sample's target tokens, and those tokens.
 
     Args:
-        logits: ``(tokens, vocabulary)``; position *t* predicts token *t + 1*.
+        logits: ``(tokens, vocabulary)``; position *t* predicts token *t + shift*.
         ids: Token ids, ``(tokens,)``.
         target: Which tokens count, ``(tokens,)``.
+        shift: 1 for a model that predicts the next token, 0 for one that tells masked ones.
 
     Returns:
         ``(targets, vocabulary)`` float32 and ``(targets,)``.
     """
-    positions = target[1:].nonzero().squeeze(-1)
-    return torch.log_softmax(logits[positions].float(), dim=-1), ids[positions + 1]
+    positions = target[shift:].nonzero().squeeze(-1)
+    return torch.log_softmax(logits[positions].float(), dim=-1), ids[positions + shift]

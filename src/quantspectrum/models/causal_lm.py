@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 from transformers import PretrainedConfig
 
 from quantspectrum.models.adapter import Layout, Stack, image_token_of
+from quantspectrum.models.faster_decoder import faster_decoder
 from quantspectrum.models.structure import longest_stack, output_head
 from quantspectrum.models.tasks import Task, task_of
 
@@ -38,4 +41,5 @@ class CausalLMAdapter:
                 "gate_up_proj": ("gate_proj", "up_proj"),
             },
             image_token_id=image_token_of(model),
+            faster=partial(faster_decoder, model),
         )

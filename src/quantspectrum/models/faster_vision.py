@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from quantspectrum import kernels
 from quantspectrum.kernels.linear import linear, suits
 from quantspectrum.kernels.rotary import rotated
+from quantspectrum.models.faster_decoder import faster_decoder
 from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.patching import replaced_attribute
 
@@ -41,7 +42,7 @@ def faster_vision(model: nn.Module) -> Iterator[None]:
     """
     groups = _Groups()
     tower = model.get_submodule("model.visual")
-    with ExitStack() as stack:
+    with faster_decoder(model), ExitStack() as stack:
         for module in tower.modules():
             slot = inner_forward_slot(module)
             if _is_windowed(module):

@@ -25,15 +25,18 @@ from quantspectrum.demo import model_dir
 from quantspectrum.errors import UserError
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Adapter, Layout
-from quantspectrum.models.files import check_directory, check_safetensors
-from quantspectrum.models.limits import max_tokens
-from quantspectrum.models.placement import (
+from quantspectrum.models.devices import (
     CPU_OFFLOAD,
+    Places,
     check_device_map,
     device_map_option,
-    input_device,
     offload_to_cpu,
+    offloads,
+    pick_device,
 )
+from quantspectrum.models.files import check_directory, check_safetensors
+from quantspectrum.models.limits import max_tokens
+from quantspectrum.models.placement import input_device
 from quantspectrum.models.tasks import Task, model_class
 from quantspectrum.provenance import describe_model
 
@@ -134,26 +137,6 @@ class Loaded:
         return self.task in ("causal-lm", "image-text-to-text")
 
 
-def pick_device(device: str) -> torch.device:
-    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        UserError: The device is unknown or not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
-    if found.type not in ("cpu", "cuda"):
-        raise UserError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"device {device!r} is not there: {count} GPUs found; use --device cpu")
-    return found
-
-
 def load_model(spec: ModelSpec) -> Loaded:
     """Load a model and its processor.
 
@@ -166,9 +149,10 @@ def load_model(spec: ModelSpec) -> Loaded:
     check_directory(spec.model, spec.gguf_file)
     config = _load_config(spec)
     adapter = adapter_for(config)
-    model = _load_weights(spec, model_class(config, adapter.task), dtype, device)
+    placed = _placement(spec, config)
+    model = _load_weights(spec, model_class(config, adapter.task), dtype, device, placed)
     model.eval().requires_grad_(False)
-    if spec.device_map == CPU_OFFLOAD:
+    if placed == CPU_OFFLOAD:
         offload_to_cpu(model, device)
     return Loaded(
         model=model,
@@ -222,11 +206,28 @@ def _load_config(spec: ModelSpec) -> PretrainedConfig:
         raise UserError(f"cannot load {spec.model}: {_told(error)}") from error
 
 
-def _load_weights(spec: ModelSpec, loader: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def _placement(spec: ModelSpec, config: PretrainedConfig) -> Places | None:
+    if spec.device_map is None:
+        return None
+    placed = device_map_option(spec.device_map)
+    if offloads(placed) and getattr(config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{spec.model} is quantized, and compressed-tensors does not load such a model with "
+            "weights offloaded; use --device cpu, or a device map of GPUs alone"
+        )
+    return placed
+
+
+def _load_weights(
+    spec: ModelSpec,
+    loader: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    placed: Places | None,
+) -> Any:
     kwargs: dict[str, Any] = (
         {"gguf_file": spec.gguf_file} if spec.gguf_file else {"use_safetensors": True}
     )
-    placed = device_map_option(spec.device_map) if spec.device_map is not None else None
     if placed is not None and placed != CPU_OFFLOAD:
         kwargs |= {"device_map": placed, "offload_folder": spec.offload_folder}
     # Without a GPU there is nothing to place, and placing needs the accelerate package.

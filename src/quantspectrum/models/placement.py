@@ -8,11 +8,8 @@ weight is on the device ``meta`` and has no values.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,24 +18,17 @@ from torch import Tensor, nn
 from quantspectrum.errors import UserError
 
 __all__ = [
-    "CPU_OFFLOAD",
-    "DEVICE_MAPS",
-    "check_device_map",
-    "device_map_option",
     "execution_device",
     "inner_forward_slot",
     "input_device",
+    "is_offloaded",
     "is_placed",
     "named_parameters",
     "named_tensors",
-    "offload_to_cpu",
     "tensor_of",
     "tied_names",
     "weight_of",
 ]
-
-CPU_OFFLOAD = "cpu-offload"
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential", CPU_OFFLOAD)
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -80,16 +70,25 @@ def inner_forward_slot(module: nn.Module) -> str:
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Device an op computes on: where accelerate brings its weight, else where that is."""
-    for hook in _hooks(module):
-        if (device := getattr(hook, "execution_device", None)) is not None:
-            return _device(device)
+    """Device an op computes on: where accelerate brings its weight, else where that is.
+
+    That of a larger module is the one its first part computes on.
+    """
+    for part in module.modules():
+        for hook in _hooks(part):
+            if (device := getattr(hook, "execution_device", None)) is not None:
+                return _device(device)
     return next((t.device for t in module.parameters()), torch.device("cpu"))
 
 
 def is_placed(model: nn.Module) -> bool:
     """Whether accelerate has placed any part of the model."""
     return any("_hf_hook" in vars(module) for module in model.modules())
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether some of the model's weights are brought to where they are used, time and again."""
+    return is_placed(model) and any(p.device.type == "meta" for p in model.parameters())
 
 
 def input_device(model: nn.Module, default: torch.device) -> torch.device:
@@ -145,57 +144,6 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Callable[[], Tensor]]
 def _reader(model: nn.Module, name: str) -> Callable[[], Tensor]:
     owner, _, leaf = name.rpartition(".")
     return partial(tensor_of, model.get_submodule(owner), leaf)
-
-
-def device_map_option(device_map: str) -> str | dict[str, int | str]:
-    """What accelerate is given for ``--device-map``: a name, or what a JSON file says.
-
-    Raises:
-        UserError: The name is unknown, the file is wrong, or accelerate is not installed.
-    """
-    if importlib.util.find_spec("accelerate") is None:
-        raise UserError(
-            "--device-map needs the accelerate package; run pip install quantspectrum[accelerate]"
-        )
-    if device_map in DEVICE_MAPS:
-        return device_map
-    path = Path(device_map)
-    if not path.is_file():
-        raise UserError(
-            f"--device-map {device_map!r} is unknown; give {', '.join(DEVICE_MAPS)}, or a JSON "
-            "file of module names and devices"
-        )
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--device-map {path} is not JSON ({error}); correct it") from None
-    if not isinstance(read, dict) or not all(type(place) in (int, str) for place in read.values()):
-        raise UserError(
-            f"--device-map {path} must be an object of module names and devices, such as "
-            '{"model.embed_tokens": 0, "model.layers": "cpu"}; correct it'
-        )
-    return read
-
-
-def check_device_map(model: nn.Module, places: Mapping[str, int | str], where: str) -> None:
-    """Make sure that a device map speaks of this model, and of all of it.
-
-    Raises:
-        UserError: It names a module the model lacks, or leaves out a weight.
-    """
-    weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    known = {name for name, _ in model.named_modules()} | set(weights)
-    if lacking := sorted(places.keys() - known):
-        raise UserError(f"--device-map {where} places {lacking[0]!r}, which the model lacks")
-    for name in weights:
-        if not any(place in ("", name) or name.startswith(place + ".") for place in places):
-            raise UserError(f"--device-map {where} places no {name}; add it, or a part it is in")
-
-
-def offload_to_cpu(model: nn.Module, device: torch.device) -> None:
-    """Keep the weights on the CPU and compute on ``device``, one module at a time."""
-    accelerate = importlib.import_module("accelerate")
-    accelerate.cpu_offload(model, execution_device=device)
 
 
 def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -152,8 +152,8 @@ class ReplayEngine:
                     if _is_same(leaf, capture.values):
                         capture.entry = name, place, capture.store.put(call)
         capture.store.seal()
-        for place, size in capture.store.used.items():
-            self.captured[place] = max(size, self.captured.get(place, 0))
+        for where, size in capture.store.used.items():
+            self.captured[where] = max(size, self.captured.get(where, 0))
         return capture
 
     @torch.no_grad()
