@@ -229,6 +229,9 @@ def main() -> None:
         "hawq_v2": lambda: scan(
             loaded, language, [text_batch(16, 128), text_batch(16, 128)], "hawq_v2", "isolate"
         ),
+        "hawq_v2, few tokens": lambda: scan(
+            loaded, language, [text_batch(4, 128)], "hawq_v2", "isolate"
+        ),
         "images": lambda: images(loaded, everything, args.assets),
         "few tokens, alone": lambda: scan(
             loaded, language, [text_batch(1, 64)], "mse_v2", "isolate", slots=1
