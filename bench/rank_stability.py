@@ -76,6 +76,10 @@ def main() -> None:
         for metric, report in zip(metrics, reports, strict=True):
             by_name = {op.name: op.score for op in report.ops}
             scores[metric][count] = [by_name[op.name] for op in table.candidates]
+            if metric == "visibility":
+                raw = {op.name: op.raw["elementwise"] for op in report.ops}
+                elementwise = scores.setdefault("visibility, elementwise", {})
+                elementwise[count] = [raw[op.name] for op in table.candidates]
             tied = [op.tied_with_next for op in report.ops[:-1]]
             ties[metric][count] = sum(t is True for t in tied) / len(tied)
         print(count, f"{seconds[count]:.1f} s", flush=True)
@@ -97,7 +101,7 @@ def main() -> None:
         },
         "between_metrics": {
             f"{a} vs {b}": spearman(scores[a][max(counts)], scores[b][max(counts)])
-            for a, b in itertools.combinations(metrics, 2)
+            for a, b in itertools.combinations(scores, 2)
         },
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
