@@ -106,8 +106,7 @@ class ReplayEngine:
         """Run the model once and keep what every block was called with."""
         limit = self._limit if self._limit is not None else default_limit(self._device)
         capture = Capture(inputs=batch.to(self._device).inputs, store=TensorStore(limit))
-        if not self._head_checked:
-            self._check_head(capture.inputs)
+        self.check_head(capture.inputs)
         with self._recording(capture) as ended:
             capture.values = self.run(capture.inputs)
         if self.head is not None:
@@ -211,11 +210,15 @@ class ReplayEngine:
             self._model(**inputs, **self._settings)
         return read[-1]
 
-    def _check_head(self, inputs: dict[str, Tensor]) -> None:
-        """Read logits instead of the head's input when the model does more than apply the head."""
-        self._head_checked = True
-        if self.head is None:
+    @torch.no_grad()
+    def check_head(self, inputs: dict[str, Tensor]) -> None:
+        """Read logits instead of the head's input when the model does more than apply the head.
+
+        Only the first call looks.
+        """
+        if self.head is None or self._head_checked:
             return
+        self._head_checked = True
         logits = self._model(**inputs, **self._settings).logits
         hidden = self.run(inputs)
         some = slice(None, 32)
