@@ -3,60 +3,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
 from torch import Tensor, nn
 from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
     Qwen2Config,
     Qwen2ForCausalLM,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    SwinConfig,
+    SwinForImageClassification,
+    T5Config,
+    T5EncoderModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
 )
 
+from processors_tiny import (
+    ENCODER_PAD,
+    IM_END,
+    IMAGE,
+    PAD,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+    VOCABULARY,
+    encoder_tokenizer,
+    image_processor,
+    processor,
+    tokenizer,
+)
 from quantspectrum.artifacts import DataIdentity
 from quantspectrum.data.encode import Batch
 from quantspectrum.models import adapter_for
 from quantspectrum.models.loading import Loaded, ModelSpec
 from quantspectrum.provenance import describe_model
 
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-VOCABULARY = 256 + len(SPECIAL)
-PAD, IM_END = 256, 258
-VISION_START, VISION_END, IMAGE, VIDEO = 259, 260, 261, 262
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+# The formats that every stage, from scores to checkpoints, handles.
+FORMATS = ("w8a8", "w8a8-static", "w8a8-static-affine")
 
 PICTURE = 8
 """Patches along each side of a hand-made picture: four windows of the vision tower."""
@@ -138,40 +145,114 @@ def qwen2_5_vl(*, seed: int = 0, tied: bool = False) -> nn.Module:
     return _random(Qwen2_5_VLForConditionalGeneration(config))
 
 
+def qwen3_moe(*, seed: int = 0) -> nn.Module:
+    """A decoder whose experts are fused tensors, four a layer of which two run per token."""
+    moe = {
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(seed)
+    return _random(Qwen3MoeForCausalLM(Qwen3MoeConfig(**_DECODER | moe)))
+
+
+_ENCODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "pad_token_id": ENCODER_PAD,
+    "initializer_range": 0.1,
+}
+_VISION: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 5,
+    "initializer_range": 0.1,
+}
+
+
+def bert(*, seed: int = 0, **settings: Any) -> nn.Module:
+    """A two-layer BERT with its head for masked tokens."""
+    torch.manual_seed(seed)
+    return _random(BertForMaskedLM(BertConfig(**_ENCODER | settings)))
+
+
+def _swin() -> nn.Module:
+    config = SwinConfig(
+        image_size=32, patch_size=2, embed_dim=16, depths=[1, 2], num_heads=[1, 2], window_size=4,
+        num_labels=5,
+    )  # fmt: skip
+    return SwinForImageClassification(config)
+
+
+def _distilbert() -> nn.Module:
+    config = DistilBertConfig(
+        vocab_size=VOCABULARY,
+        dim=64,
+        hidden_dim=96,
+        n_layers=2,
+        n_heads=4,
+        pad_token_id=ENCODER_PAD,
+    )
+    return DistilBertForMaskedLM(config)
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "llama": lambda: causal_lm("llama"),
+    "qwen2": lambda: causal_lm("qwen2"),
+    "qwen3": lambda: causal_lm("qwen3"),
+    "qwen3 moe": qwen3_moe,
+    "qwen2.5-vl": lambda: qwen2_5_vl(),
+    "bert": bert,
+    "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**_ENCODER)),
+    "albert": lambda: AlbertForMaskedLM(AlbertConfig(**_ENCODER, embedding_size=32)),
+    "distilbert": _distilbert,
+    "bert classifier": lambda: BertForSequenceClassification(BertConfig(**_ENCODER, num_labels=3)),
+    "vit": lambda: ViTForImageClassification(ViTConfig(**_VISION)),
+    "dinov2": lambda: Dinov2ForImageClassification(Dinov2Config(**_VISION)),
+    "swin": _swin,
+    "unknown text": lambda: T5EncoderModel(
+        T5Config(vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4)
+    ),
+    "unknown image": lambda: ViTModel(ViTConfig(**_VISION)),
+}
+"""Makers of a tiny model of every kind that can be served; see :func:`family`."""
+
+
+def family(name: str, *, seed: int = 0) -> nn.Module:
+    """A model of :data:`FAMILIES`, in float32."""
+    torch.manual_seed(seed)
+    return _random(FAMILIES[name]())
+
+
 def _random(model: nn.Module) -> nn.Module:
     """Give biases and norms random values too: zeros and ones would hide mistakes."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+    # What `save_pretrained` writes, so that a model is known in memory as it is on disk.
+    model.config.architectures = [type(model).__name__]
     return model.eval().requires_grad_(False)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the 256 bytes and the special tokens of Qwen2.5-VL."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=list(SPECIAL[1:]),
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def processor() -> Qwen2_5_VLProcessor:
-    """A Qwen2.5-VL processor around :func:`tokenizer`; pictures become at most 8 x 8 patches."""
-    size = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=size),
-        tokenizer=tokenizer(),
-        video_processor=Qwen2VLVideoProcessor(size=size),
-        chat_template=CHAT_TEMPLATE,
-    )
+def processor_for(model: nn.Module) -> Any:
+    """The processor that goes with a model of this module."""
+    task = adapter_for(model.config).task
+    if task == "image-text-to-text":
+        return processor()
+    if task in ("image-classification", "image"):
+        return image_processor()
+    return tokenizer() if task == "causal-lm" else encoder_tokenizer()
 
 
 def loaded(model: nn.Module, **changes: Any) -> Loaded:
@@ -181,7 +262,7 @@ def loaded(model: nn.Module, **changes: Any) -> Loaded:
     dtype = next(model.parameters()).dtype
     made: dict[str, Any] = {
         "model": model,
-        "processor": processor() if adapter.task == "image-text-to-text" else tokenizer(),
+        "processor": processor_for(model),
         "config": config,
         "adapter": adapter,
         "layout": adapter.layout(model),
@@ -205,8 +286,7 @@ def save(model: nn.Module, directory: Path, dtype: torch.dtype | None = None) ->
     if dtype is not None:
         cast(model, dtype)
     model.save_pretrained(directory)
-    vision = hasattr(model.config, "vision_config")
-    (processor() if vision else tokenizer()).save_pretrained(directory)
+    processor_for(model).save_pretrained(directory)
     return directory
 
 

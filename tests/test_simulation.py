@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models_tiny
-from quantspectrum.formats import PRESETS, Format, TensorScheme, preset
+from quantspectrum.formats import Format, TensorScheme, preset
 from quantspectrum.quantizer import input_qparams
 from quantspectrum.simulation import InputQuantizer, OpPlan, Simulation, serving_input_quantizer
 
@@ -71,7 +71,7 @@ def simulated(op: nn.Module, how: OpPlan, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", models_tiny.FORMATS)
 def test_linear_equals_an_independent_reference(name: str, bias: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     op = nn.Linear(24, 10, bias=bias).to(dtype)
@@ -80,7 +80,7 @@ def test_linear_equals_an_independent_reference(name: str, bias: bool, dtype: to
     assert torch.equal(simulated(op, plan(name), x), expected)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", models_tiny.FORMATS)
 @pytest.mark.parametrize(
     ("op", "shape"),
     [

@@ -18,6 +18,7 @@ from quantspectrum import __version__, commands
 from quantspectrum.errors import UserError
 from quantspectrum.formats import PRESETS
 from quantspectrum.progress import silence_other_bars
+from quantspectrum.sensitivity import METRICS
 
 __all__ = ["build_parser", "main"]
 
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(call=commands.ops)
 
     one = sub.add_parser(
-        "sensitivity", parents=[loading, data, ops, scoring, common], help="score every op"
+        "sensitivity", parents=[loading, data, ops, scoring, cuts, common], help="score every op"
     )
     one.add_argument("--out", required=True, help="report to write, FILE.json")
     one.set_defaults(call=commands.sensitivity)
@@ -110,6 +111,15 @@ def _loading() -> argparse.ArgumentParser:
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help="spread the weights: auto, balanced, balanced_low_0, sequential, cpu-offload, or a "
+        "JSON file of module names and devices",
+    )
+    group.add_argument(
+        "--offload-folder", metavar="DIR", help="where a device map keeps weights on disk"
+    )
+    group.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model"
     )
     return group
@@ -147,14 +157,44 @@ def _ops() -> argparse.ArgumentParser:
 
 def _scoring() -> argparse.ArgumentParser:
     group = _group()
-    group.add_argument("--format", choices=sorted(PRESETS), default="w8a8")
-    group.add_argument(
+    add = group.add_argument
+    add(
+        "--metric",
+        action="append",
+        choices=METRICS,
+        help="what is scored (default: mse_v2); again for more, a report each",
+    )
+    add(
+        "--format",
+        action="append",
+        choices=sorted(PRESETS),
+        help="format tried on every op (default: w8a8); again for more, a report each",
+    )
+    add(
         "--base",
         choices=["isolate", "fallback"],
         action="append",
         help="what surrounds the op under test (default: isolate); in `run`, give both to "
         "have both, the first of which makes the spectrum",
     )
+    add("--attribute", action="store_true", help="score weights and activations apart too")
+    add("--max-ops", type=_positive, metavar="N", help="measure N ops, estimate the others")
+    add("--time-budget", metavar="TIME", help="measure for so long (90s, 5m), then estimate")
+    add(
+        "--confidence-batches",
+        type=_positive,
+        metavar="N",
+        help="score on the first N batches only",
+    )
+    add(
+        "--rescore",
+        type=_positive,
+        metavar="N",
+        help="rank again (base fallback) with the N most sensitive groups restored",
+    )
+    add("--memory-limit", metavar="SIZE", help="captured tensors on the device, such as 4GiB")
+    add("--slots", type=_positive, metavar="N", help="ops replayed together (default: by timing)")
+    add("--probes", type=_positive, default=8, help="random probes of hawq_v2 a batch")
     return group
 
 

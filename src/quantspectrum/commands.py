@@ -17,7 +17,7 @@ from quantspectrum.progress import Reporter
 if TYPE_CHECKING:
     from quantspectrum.models.loading import Loaded, ModelSpec
     from quantspectrum.run import RunRequest
-    from quantspectrum.stages import DataRequest, OpsRequest
+    from quantspectrum.stages import DataRequest, OpsRequest, ScoringRequest
 
 __all__ = [
     "compare",
@@ -51,7 +51,7 @@ def run(args: Args) -> int:
         **_spec_fields(args),
         data=_data(args),
         ops=_ops(args),
-        format=args.format,
+        scoring=_scoring(args),
         base=tuple(dict.fromkeys(args.base or ["isolate"])),
         cut=tuple(args.cut or ()),
         backend=args.backend,
@@ -119,21 +119,26 @@ def sensitivity(args: Args) -> int:
     if len(bases) > 1:
         raise UserError("a report is of one base; give --base once, or use `quantspectrum run`")
     out = _json_path(args.out)
+    scoring = _scoring(args)
     reporter = Reporter(args.quiet)
-    report = stages.sensitivity(
+    paths = scoring.report_paths(out)
+    reports = stages.sensitivity(
         _load(args),
-        out,
+        paths,
         data=_data(args),
         ops=_ops(args),
-        format_name=args.format,
+        scoring=scoring,
         base=bases[0],
         progress=lambda steps: reporter.progress(f"sensitivity ({bases[0]})", steps),
+        cuts=args.cut or (),
     )
-    if not report.complete:
-        print(_coverage_line(report), file=sys.stderr)
-    lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
-    _show(args, report, "\n".join(["rank        score  op", *lines, "", str(out)]))
-    return DONE if report.complete else INCOMPLETE
+    for report in reports:
+        if not report.complete:
+            print(_coverage_line(report), file=sys.stderr)
+    for report, path in zip(reports, paths.values(), strict=True):
+        lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
+        _show(args, report, "\n".join(["rank        score  op", *lines, "", str(path)]))
+    return DONE if all(report.complete for report in reports) else INCOMPLETE
 
 
 def spectrum(args: Args) -> int:
@@ -231,14 +236,19 @@ def _json_path(text: str) -> Path:
 def _coverage_line(report: Any) -> str:
     skipped = len(report.coverage.skipped)
     why = report.stopped_by or "reasons are in the report"
+    estimated = report.coverage.estimated
+    told = f", {estimated} of them estimated" if estimated else ""
     return (
-        f"quantspectrum: INCOMPLETE: {report.coverage.scored} of {report.coverage.found} ops "
-        f"scored, {skipped} skipped ({why})"
+        f"quantspectrum: INCOMPLETE: {report.lens}, {report.coverage.scored} of "
+        f"{report.coverage.found} ops scored{told}, {skipped} skipped ({why})"
     )
 
 
 def _spec_fields(args: Args) -> dict[str, Any]:
-    names = ("model", "revision", "gguf_file", "dtype", "device", "trust_remote_code")
+    names = (
+        *("model", "revision", "gguf_file", "dtype", "device", "device_map", "offload_folder"),
+        "trust_remote_code",
+    )
     return {name: getattr(args, name) for name in names}
 
 
@@ -273,4 +283,22 @@ def _ops(args: Args) -> OpsRequest:
         include=tuple(args.include or ()),
         exclude=tuple(args.exclude or ()),
         type=tuple(args.type or ("Linear",)),
+    )
+
+
+def _scoring(args: Args) -> ScoringRequest:
+    from quantspectrum.stages import ScoringRequest
+    from quantspectrum.units import parse_bytes, parse_seconds
+
+    return ScoringRequest(
+        metric=tuple(dict.fromkeys(args.metric or ["mse_v2"])),
+        format=tuple(dict.fromkeys(args.format or ["w8a8"])),
+        attribute=args.attribute,
+        max_ops=args.max_ops,
+        time_budget=parse_seconds(args.time_budget) if args.time_budget else None,
+        confidence_batches=args.confidence_batches,
+        rescore=args.rescore or 0,
+        memory_limit=parse_bytes(args.memory_limit) if args.memory_limit else None,
+        slots=args.slots,
+        probes=args.probes,
     )

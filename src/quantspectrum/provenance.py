@@ -71,15 +71,21 @@ def _git_sha() -> str | None:
 def describe_model(
     model: nn.Module, config: PretrainedConfig, *, model_id: str, revision: str | None
 ) -> ModelIdentity:
-    """Identify a loaded model by its configuration and a fingerprint of its weights."""
+    """Identify a loaded model by its configuration and a fingerprint of its weights.
+
+    Where the weights are changes nothing: offloaded ones are read from where they are kept.
+    """
     import torch
+
+    from quantspectrum.models.placement import named_parameters
 
     sha = hashlib.sha256()
     parameters, picked = 0, []
-    for name, parameter in model.named_parameters():
+    for name, read in named_parameters(model):
+        parameter = read()
         parameters += parameter.numel()
         sha.update(f"{name}{tuple(parameter.shape)}".encode())
-        flat = parameter.detach().reshape(-1)
+        flat = parameter.reshape(-1)
         picked.append(flat[_evenly_spaced(flat.numel()).to(flat.device)].float().cpu())
     sha.update(torch.cat(picked).numpy().tobytes())
     canonical = json.dumps(_settings(config.to_dict()), sort_keys=True, default=str)

@@ -44,10 +44,12 @@ class RunRequest(Record):
     gguf_file: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    device_map: str | None = None
+    offload_folder: str | None = None
     trust_remote_code: bool = False
     data: stages.DataRequest = stages.DataRequest()
     ops: stages.OpsRequest = stages.OpsRequest()
-    format: str = "w8a8"
+    scoring: stages.ScoringRequest = stages.ScoringRequest()
     base: tuple[stages.Base, ...] = ("isolate",)
     cut: tuple[str, ...] = ()
     backend: str = "compressed-tensors"
@@ -55,9 +57,10 @@ class RunRequest(Record):
     def options(self) -> dict[str, Any]:
         """The request by the names of the command line's options."""
         return (
-            self.model_dump(mode="json", exclude={"data", "ops"})
+            self.model_dump(mode="json", exclude={"data", "ops", "scoring"})
             | self.data.model_dump(mode="json")
             | self.ops.model_dump(mode="json")
+            | self.scoring.model_dump(mode="json")
         )
 
     def spec(self) -> ModelSpec:
@@ -68,6 +71,8 @@ class RunRequest(Record):
             gguf_file=self.gguf_file,
             dtype=self.dtype,
             device=self.device,
+            device_map=self.device_map,
+            offload_folder=self.offload_folder,
             trust_remote_code=self.trust_remote_code,
         )
 
@@ -83,7 +88,7 @@ def demo_request(device: str = "auto") -> RunRequest:
     return RunRequest(
         model=str(model_dir()),
         device=device,
-        format="w8a8-static",
+        scoring=stages.ScoringRequest(format=("w8a8-static",)),
         base=("isolate", "fallback"),
         data=stages.DataRequest(
             data=("demo",), calibration=64, samples=64, eval_samples=1024, batch_size=32
@@ -153,9 +158,17 @@ class Run:
         write_artifact(path, record)
         return record
 
-    def report_path(self, base: stages.Base) -> Path:
-        """Where the sensitivity report of a base is."""
-        return self._dir / "sensitivity" / f"native-mse_v2.{base}.json"
+    def report_paths(self, base: stages.Base) -> dict[tuple[str, str], Path]:
+        """Where the sensitivity reports of a base are; the first one makes the spectrum."""
+        scoring = self._request.scoring
+        several = len(scoring.format) > 1
+        return {
+            (metric, fmt): self._dir
+            / "sensitivity"
+            / f"native-{metric}.{base}{f'.{fmt}' if several else ''}.json"
+            for metric in scoring.metric
+            for fmt in scoring.format
+        }
 
     def execute(self) -> Comparison:
         """Do every stage that is not done yet, in order.
@@ -182,7 +195,9 @@ class Run:
     def incomplete(self) -> list[SensitivityReport]:
         """Sensitivity reports that do not cover all they were asked to."""
         reports = [
-            read_artifact(self.report_path(base), SensitivityReport) for base in self._request.base
+            read_artifact(path, SensitivityReport)
+            for base in self._request.base
+            for path in self.report_paths(base).values()
         ]
         return [report for report in reports if not report.complete]
 
@@ -236,23 +251,26 @@ class Run:
         )
 
     def _sensitivity(self, base: stages.Base) -> None:
-        report = stages.sensitivity(
+        reports = stages.sensitivity(
             self._model(),
-            self.report_path(base),
+            self.report_paths(base),
             data=self._request.data,
             ops=self._request.ops,
-            format_name=self._request.format,
+            scoring=self._request.scoring,
             base=base,
             progress=lambda steps: self._progress(f"sensitivity ({base})", steps),
+            cuts=self._request.cut,
         )
-        if stages.stopped(report):
-            raise Stopped(
-                f"sensitivity ({base}) {report.stopped_by} with {report.coverage.scored} ops scored"
-            )
+        for report in reports:
+            if stages.stopped(report):
+                raise Stopped(
+                    f"sensitivity ({base}) {report.stopped_by} with {report.coverage.scored} ops "
+                    "scored"
+                )
 
     def _spectrum(self) -> Spectrum:
         return stages.spectrum(
-            self.report_path(self._request.base[0]),
+            next(iter(self.report_paths(self._request.base[0]).values())),
             self._dir / "spectrum.json",
             cuts=self._request.cut,
         )

@@ -1,35 +1,43 @@
 """Running a model as if some of its ops were quantized, without changing the model.
 
 A :class:`Simulation` replaces the forward of the planned ops while it is entered. An op that is
-*active* computes with its input and weight fake-quantized; one that is not computes as before.
-The model's own weights are never written: an active op holds integer codes of its weight beside
-them (one byte per element), made when it becomes active and dropped when it no longer is.
+*active* computes with its input and weight fake-quantized (and its output where the format says
+so); one that is not computes as before. The model's own weights are never written, and a quantized
+weight exists only while its op computes, unless there is room to keep integer codes.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from quantspectrum.formats import Format
+from quantspectrum.kernels.linear import linear
+from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.quantizer import (
     dequantize,
     fake_quantize,
-    input_qparams,
+    fake_quantize_input,
+    fake_quantize_weight,
     qparams,
     quantize,
     weight_qparams,
 )
 
-__all__ = ["InputQuantizer", "OpPlan", "Simulation", "serving_input_quantizer"]
+__all__ = ["InputQuantizer", "OpPlan", "Part", "Simulation", "op_error", "serving_input_quantizer"]
 
 InputQuantizer = Callable[[Tensor], Tensor]
+
+Part = Literal["both", "weight", "activation"]
+"""What of an op is quantized."""
+
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +45,15 @@ class OpPlan:
     """How one op is quantized.
 
     Attributes:
-        format: Format of its weight and input.
+        format: Format of its weight, input and output.
         input_range: Smallest and largest input; needed where activations are static.
+        output_range: Smallest and largest output; needed where the output is quantized.
         scale_dtype: Type a checkpoint keeps scales in; ``None`` is the weight's own.
     """
 
     format: Format
-    input_range: tuple[float, float] | None = None
+    input_range: Range | None = None
+    output_range: Range | None = None
     scale_dtype: torch.dtype | None = None
 
     def for_weight(self, weight: Tensor) -> OpPlan:
@@ -57,18 +67,74 @@ class OpPlan:
         low, high = (torch.tensor(bound) for bound in self.input_range)
         return qparams(low, high, self.format.activation, self.scale_dtype or torch.float32)
 
+    def output_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of a quantized output; zero-dimensional, on the CPU."""
+        assert self.format.output is not None
+        assert self.output_range is not None
+        low, high = (torch.tensor(bound) for bound in self.output_range)
+        return qparams(low, high, self.format.output)
 
-class _QuantizedWeight:
-    """Codes of a weight and what they mean."""
+    def check(self, name: str) -> None:
+        """Raise ``ValueError`` when a range that the format needs is missing."""
+        act = self.format.activation
+        if act is not None and not act.dynamic and self.input_range is None:
+            raise ValueError(f"op {name}: format {self.format.name} needs a calibrated range")
+        if self.format.output is not None and self.output_range is None:
+            raise ValueError(f"op {name}: format {self.format.name} needs a calibrated range")
 
-    def __init__(self, weight: Tensor, plan: OpPlan) -> None:
+
+class _WeightCodes:
+    """Integer codes of weights, kept while there is room."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def values(self, name: str, weight: Tensor, plan: OpPlan) -> Tensor:
+        """The fake-quantized weight of an op."""
         scheme = plan.format.weight
-        self._scale, self._zero_point = weight_qparams(weight, scheme, plan.scale_dtype)
-        self._codes = quantize(weight, self._scale, self._zero_point, plan.format.weight)
-        self._dtype = weight.dtype
+        kept = self._kept.get(name)
+        if kept is None:
+            if weight.numel() > self._left:
+                return fake_quantize_weight(weight, scheme, plan.scale_dtype)
+            self._left -= weight.numel()
+            scale, zero_point = weight_qparams(weight, scheme, plan.scale_dtype)
+            kept = quantize(weight, scale, zero_point, scheme), scale, zero_point
+            self._kept[name] = kept
+        return dequantize(*kept, weight.dtype)
 
-    def values(self) -> Tensor:
-        return dequantize(self._codes, self._scale, self._zero_point, self._dtype)
+    def clear(self) -> None:
+        """Forget every code."""
+        self._kept.clear()
+
+
+class _LastInput:
+    """The last fake-quantized input, for ops that get the same one: q, k and v; gate and up."""
+
+    def __init__(self) -> None:
+        self._of: weakref.ref[Tensor] | None = None
+        self._how: object = None
+        self._value: Tensor | None = None
+
+    def remembering(self, plan: OpPlan, quantizer: InputQuantizer) -> InputQuantizer:
+        """The quantizer, which makes nothing again that was made last, and in the same way."""
+        how = (plan.format.activation, plan.input_range, plan.scale_dtype)
+
+        def quantize_input(x: Tensor) -> Tensor:
+            if self._value is None or self._of is None or self._of() is not x or self._how != how:
+                value = quantizer(x)
+                if value is x:
+                    return x
+                # Gone as soon as the input is, so that it takes no memory longer than that.
+                self._of, self._how = weakref.ref(x, self._forget), how
+                self._value = value
+            return self._value
+
+        return quantize_input
+
+    def _forget(self, of: weakref.ref[Tensor]) -> None:
+        if self._of is of:
+            self._of = self._value = None
 
 
 class Simulation:
@@ -77,9 +143,10 @@ class Simulation:
     Args:
         model: The model; it is as it was once the context is left, also after an exception.
         plans: How each op is quantized, by its qualified name. No op is active at first.
-
         input_quantizer: Makes the function that fake-quantizes an op's input from its plan; by
             default in float32, as serving kernels do.
+        cache_bytes: Room for integer codes of weights (one byte per element), which spare
+            quantizing a weight again each time its op computes.
 
     Simulations nest: an op inactive in the inner one computes as the outer one says.
     """
@@ -89,6 +156,8 @@ class Simulation:
         model: nn.Module,
         plans: Mapping[str, OpPlan],
         input_quantizer: Callable[[OpPlan], InputQuantizer] | None = None,
+        *,
+        cache_bytes: int = 0,
     ) -> None:
         """Check the plans; nothing is replaced before the context is entered."""
         self._input_quantizer = input_quantizer or serving_input_quantizer
@@ -97,20 +166,24 @@ class Simulation:
             name: plan.for_weight(self._modules[name].get_parameter("weight"))
             for name, plan in plans.items()
         }
-        self._weights: dict[str, _QuantizedWeight] = {}
-        self._replaced: list[tuple[nn.Module, Callable[..., Any] | None]] = []
+        self._active: dict[str, Part] = {}
+        self._cache_bytes = cache_bytes
+        self._codes = _WeightCodes(cache_bytes)
+        self._inputs = _LastInput()
+        self._replaced: list[tuple[dict[str, Any], str, Callable[..., Any] | None]] = []
         for name, plan in plans.items():
-            if plan.format.needs_calibration and plan.input_range is None:
-                raise ValueError(f"op {name}: format {plan.format.name} needs a calibrated range")
+            plan.check(name)
 
     def __enter__(self) -> Simulation:
         """Put the simulated forwards in place."""
         try:
             for name, module in self._modules.items():
-                own = module.__dict__.get("forward")
-                forward = self._forward(name, module, module.forward)
-                self._replaced.append((module, own))
-                module.forward = forward
+                # Inside what a placed (offloaded) module does to bring its weight.
+                slot = inner_forward_slot(module)
+                attributes = vars(module)
+                forward = self._forward(name, module, getattr(module, slot))
+                self._replaced.append((attributes, slot, attributes.get(slot)))
+                attributes[slot] = forward
         except BaseException:
             self._restore()
             raise
@@ -126,25 +199,27 @@ class Simulation:
         self._restore()
 
     def _restore(self) -> None:
-        for module, own in reversed(self._replaced):
+        for attributes, slot, own in reversed(self._replaced):
             if own is None:
-                del module.forward
+                del attributes[slot]
             else:
-                module.forward = own
+                attributes[slot] = own
         self._replaced.clear()
-        self._weights.clear()
+        self._active = {}
+        self._codes = _WeightCodes(self._cache_bytes)
 
-    def activate(self, names: Iterable[str]) -> None:
-        """Make exactly these ops compute as quantized."""
-        wanted = set(names)
-        unknown = wanted - self._plans.keys()
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The planned ops."""
+        return tuple(self._plans)
+
+    def activate(self, names: Iterable[str], parts: Mapping[str, Part] | None = None) -> None:
+        """Make exactly these ops compute as quantized; ``parts`` says of which only a part is."""
+        active: dict[str, Part] = dict.fromkeys(names, "both")
+        active.update(parts or {})
+        unknown = active.keys() - self._plans.keys()
         assert not unknown, f"no plan for {sorted(unknown)}"
-        for name in self._weights.keys() - wanted:
-            del self._weights[name]
-        for name in self._plans.keys() & (wanted - self._weights.keys()):
-            weight = self._modules[name].weight
-            assert isinstance(weight, Tensor)
-            self._weights[name] = _QuantizedWeight(weight.detach(), self._plans[name])
+        self._active = active
 
     def activate_all(self) -> None:
         """Make every planned op compute as quantized."""
@@ -153,13 +228,20 @@ class Simulation:
     def _forward(
         self, name: str, module: nn.Module, before: Callable[..., Any]
     ) -> Callable[..., Any]:
-        quantize_input = self._input_quantizer(self._plans[name])
+        plan = self._plans[name]
+        quantize_input = self._inputs.remembering(plan, self._input_quantizer(plan))
+        quantize_output = _output_quantizer(plan)
 
         def forward(x: Tensor) -> Any:
-            weight = self._weights.get(name)
-            if weight is None:
+            part = self._active.get(name)
+            if part is None:
                 return before(x)
-            return _apply(module, quantize_input(x), weight.values())
+            weight = cast("nn.Parameter", module.weight).detach()
+            if part != "activation":
+                weight = self._codes.values(name, weight, plan)
+            if part == "weight":
+                return _apply(module, x, weight)
+            return quantize_output(_apply(module, quantize_input(x), weight))
 
         return forward
 
@@ -170,19 +252,44 @@ def serving_input_quantizer(plan: OpPlan) -> InputQuantizer:
     if scheme is None:
         return lambda x: x
     if scheme.dynamic:
-        return lambda x: fake_quantize(x, *input_qparams(x, scheme), scheme)
+        return lambda x: fake_quantize_input(x, scheme)
+    # Zero-dimensional tensors stay on the CPU: torch passes them to GPU kernels by value.
     scale, zero_point = plan.input_qparams()
-
-    def static(x: Tensor) -> Tensor:
-        # Zero-dimensional tensors stay on the CPU: torch passes them to GPU kernels by value.
-        return fake_quantize(x, scale, zero_point, scheme)
-
-    return static
+    return lambda x: fake_quantize(x, scale, zero_point, scheme)
 
 
-def _apply(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+def _output_quantizer(plan: OpPlan) -> InputQuantizer:
+    scheme = plan.format.output
+    if scheme is None:
+        return lambda y: y
+    scale, zero_point = plan.output_qparams()
+    return lambda y: fake_quantize(y, scale, zero_point, scheme)
+
+
+def op_error(module: nn.Module, plan: OpPlan, x: Tensor) -> Tensor:
+    r"""What quantizing an op adds to its output, of the output's shape.
+
+    :math:`e = Q(x)\,(Q(W) - W)^\top + (Q(x) - x)\,W^\top`, which keeps its precision where the
+    difference of two outputs in the model's type would lose it; with a quantized output
+    :math:`y`, :math:`Q(y + e) - y`.
+    """
+    weight = module.get_parameter("weight").detach()
+    plan = plan.for_weight(weight)
+    quantized = serving_input_quantizer(plan)(x)
+    moved = fake_quantize_weight(weight, plan.format.weight, plan.scale_dtype) - weight
+    error = _apply(module, quantized, moved, bias=False)
+    if plan.format.activation is not None:
+        error = error + _apply(module, quantized - x, weight, bias=False)
+    if plan.format.output is not None:
+        y = _apply(module, x, weight)
+        error = _output_quantizer(plan)(y + error) - y
+    return error
+
+
+def _apply(module: nn.Module, x: Tensor, weight: Tensor, *, bias: bool = True) -> Tensor:
+    added = getattr(module, "bias", None) if bias else None
     if isinstance(module, nn.Linear):
-        return functional.linear(x, weight, module.bias)
+        return linear(x, weight, added)
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    output: Tensor = module._conv_forward(x, weight, module.bias)
+    output: Tensor = module._conv_forward(x, weight, added)
     return output

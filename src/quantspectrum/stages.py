@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from quantspectrum.artifacts import (
     DataIdentity,
@@ -36,6 +38,7 @@ __all__ = [
     "Base",
     "DataRequest",
     "OpsRequest",
+    "ScoringRequest",
     "evaluate",
     "predictions_path",
     "quantize",
@@ -115,64 +118,152 @@ class OpsRequest(Record):
     type: tuple[str, ...] = ("Linear",)
 
 
+class ScoringRequest(Record):
+    """How to score ops; see :class:`quantspectrum.sensitivity.measurement.NativeRequest`.
+
+    Attributes:
+        metric: Metrics, one report each; the first makes spectra.
+        format: Presets tried on every op, one report each; the first makes spectra.
+        attribute: Measure the parts of weights and activations too.
+        max_ops: Measure no more ops than this.
+        time_budget: Seconds to measure for.
+        confidence_batches: Use the first so many batches only.
+        rescore: Groups to restore for a second ranking.
+        memory_limit: Bytes of captured tensors on the device.
+        slots: Ops replayed together; ``None`` finds out.
+        probes: Random probes of ``hawq_v2`` a batch.
+    """
+
+    metric: tuple[str, ...] = ("mse_v2",)
+    format: tuple[str, ...] = ("w8a8",)
+    attribute: bool = False
+    max_ops: int | None = None
+    time_budget: float | None = None
+    confidence_batches: int | None = None
+    rescore: int = 0
+    memory_limit: int | None = None
+    slots: int | None = None
+    probes: int = 8
+
+    def report_paths(self, out: Path) -> dict[tuple[str, str], Path]:
+        """For each metric and format its report's path: ``out``, or named after them beside it."""
+        paths = {}
+        for metric in self.metric:
+            for fmt in self.format:
+                parts = [out.stem]
+                parts += [metric] if len(self.metric) > 1 else []
+                parts += [fmt] if len(self.format) > 1 else []
+                paths[metric, fmt] = out.with_name(".".join(parts) + out.suffix)
+        return paths
+
+
 def sensitivity(
     loaded: Loaded,
-    out: Path,
+    paths: Mapping[tuple[str, str], Path],
     *,
     data: DataRequest,
     ops: OpsRequest,
-    format_name: str,
+    scoring: ScoringRequest,
     base: Base,
     progress: Callable[[int], Callable[[], None]],
-) -> SensitivityReport:
-    """Score every candidate and write ``out`` (JSON) and the same as Markdown beside it.
+    cuts: Sequence[str] = (),
+) -> list[SensitivityReport]:
+    """Score every op; write the ranked reports (JSON) and the same as Markdown beside them.
 
-    The measurements are kept in a journal beside ``out`` while they are made, so that the same
-    call goes on where it was interrupted; it is removed once the scan is whole.
+    The measurements are kept in a journal beside the first report while they are made, so that the
+    same call goes on where it was interrupted; it is removed once the scan is whole. Where a batch does
+    not fit into the device's memory, batches are halved until they do.
 
     Args:
         loaded: The model.
-        out: The report, ``….json``.
+        paths: For each metric and format the report to write, ``….json``.
         data: Which samples to use.
         ops: Which ops are candidates.
-        format_name: Preset tried on every op.
+        scoring: Metrics, formats and limits.
         base: What surrounds the op under test.
         progress: Given the number of steps, returns what is called after each.
+        cuts: Cut points of the spectrum to come, near which measurements are spent first.
+
+    Returns:
+        A report for each metric and format, in their order.
     """
     table = list_ops(
         loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
     )
+    size = data.batch_size
+    first = next(iter(paths.values()))
+    journals: list[Path] = []
+    while True:
+        name = ".journal.jsonl" if size == data.batch_size else f".batch{size}.journal.jsonl"
+        journals.append(first.with_suffix(name))
+        request = _native_request(loaded, journals[-1], data, scoring, base, size, cuts)
+        ops_measured = min(len(table.candidates), scoring.max_ops or len(table.candidates))
+        parts = 3 if scoring.attribute else 1
+        steps = ops_measured * len(request.selection) * len(request.formats) * parts
+        try:
+            reports = score_ops(loaded, table, request, step=progress(steps))
+            break
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise UserError(
+                    f"one sample does not fit on {loaded.device}; give a smaller --max-length "
+                    "or --memory-limit, or --device cpu"
+                ) from None
+            size //= 2
+            torch.cuda.empty_cache()
+    for report in reports:
+        path = paths[report.lens.partition(":")[2], report.format.name]
+        write_artifact(path, report)
+        write_text(path.with_suffix(".md"), sensitivity_markdown(report))
+    if not any(report.stopped_by for report in reports):
+        for journal in journals:
+            journal.unlink(missing_ok=True)
+    return reports
+
+
+def _native_request(
+    loaded: Loaded,
+    journal: Path,
+    data: DataRequest,
+    scoring: ScoringRequest,
+    base: Base,
+    batch_size: int,
+    cuts: Sequence[str],
+) -> NativeRequest:
     splits = data.splits(loaded.takes_images)
-    journal = out.with_suffix(".journal.jsonl")
     calibration, selection = (
-        encode(part, loaded.processor, batch_size=data.batch_size, max_length=data.max_length)
+        encode(part, loaded.processor, batch_size=batch_size, max_length=data.max_length)
         for part in (splits.calibration, splits.selection)
     )
-    request = NativeRequest(
-        format=preset(format_name),
+    # Pictures first: the first batch then reaches every op, so that all are scored early.
+    selection = sorted(selection, key=lambda batch: batch.kinds[0] == "text")
+    shares = tuple(s for s in (parse_cuts(cuts) if cuts else DEFAULT_CUTS).values() if 0 < s < 1)
+    return NativeRequest(
+        formats=tuple(preset(name) for name in scoring.format),
+        metrics=scoring.metric,
         base=base,
         calibration=calibration,
-        # Pictures first: the first batch then reaches every op, so that all are scored early.
-        selection=sorted(selection, key=lambda batch: batch.kinds[0] == "text"),
+        selection=selection[: scoring.confidence_batches],
         data=(
             identity(splits.calibration, splits.source, "calibration"),
             identity(splits.selection, splits.source, "selection"),
         ),
         seed=data.seed,
         journal=journal,
+        attribute=scoring.attribute,
+        max_ops=scoring.max_ops,
+        time_budget=scoring.time_budget,
+        cuts=shares,
+        rescore=scoring.rescore if base == "fallback" else 0,
+        memory_limit=scoring.memory_limit,
+        slots=scoring.slots,
+        probes=scoring.probes,
     )
-    step = progress(len(table.candidates) * len(selection))
-    report = score_ops(loaded, table, request, step=step)
-    write_artifact(out, report)
-    write_text(out.with_suffix(".md"), sensitivity_markdown(report))
-    if not stopped(report):
-        journal.unlink()
-    return report
 
 
 def stopped(report: SensitivityReport) -> bool:
-    """Whether the scan behind a report was ended before it was through."""
-    return report.stopped_by is not None
+    """Whether the scan behind a report was interrupted: the same call goes on with it."""
+    return report.stopped_by == "interrupted"
 
 
 def spectrum(report_path: Path, out: Path, *, cuts: Sequence[str] = ()) -> Spectrum:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
     return models_tiny.loaded(MODELS[request.param]())
 
 
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_what_transformers_reloads_is_what_was_simulated(
     loaded: Loaded, fmt: str, tmp_path: Path
 ) -> None:
@@ -93,7 +94,7 @@ def test_what_transformers_reloads_is_what_was_simulated(
         assert relative_l2(reference, expected) > 1e-4
 
 
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_codes_are_on_disk_for_exactly_the_planned_ops(
     loaded: Loaded, fmt: str, tmp_path: Path
 ) -> None:
@@ -114,7 +115,7 @@ def test_codes_are_on_disk_for_exactly_the_planned_ops(
         assert there == ({f"{op}.{leaf}" for op in plans} if due else set())
 
 
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_the_stored_numbers_are_those_of_the_quantizer(
     loaded: Loaded, fmt: str, tmp_path: Path
 ) -> None:
@@ -182,7 +183,7 @@ def test_the_baseline_is_a_plain_checkpoint(loaded: Loaded, tmp_path: Path) -> N
         assert torch.equal(models_tiny.logits(found, batch), expected)
 
 
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_the_ignore_list_names_every_linear_that_is_not_planned(loaded: Loaded, fmt: str) -> None:
     plans = plans_for(loaded, fmt)
     config = quantization_config(loaded, plans)
@@ -216,7 +217,7 @@ def test_a_reloaded_op_has_a_scheme_only_when_it_was_planned(
 
 
 @pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_predicted_bytes_are_those_on_disk(
     loaded: Loaded, fmt: str, storage: torch.dtype, tmp_path: Path
 ) -> None:
@@ -258,7 +259,7 @@ def test_tensors_are_stored_in_the_sources_type(
     assert set(inner) <= {name, None}
 
 
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_a_half_precision_variant_reloads_as_simulated(
     loaded: Loaded, fmt: str, tmp_path: Path
 ) -> None:
@@ -320,6 +321,36 @@ def test_two_formats_in_one_checkpoint_are_refused(llama: nn.Module) -> None:
         check_plans(models_tiny.loaded(llama), plans)
 
 
+@pytest.mark.parametrize(
+    ("fmt", "lacking"),
+    [
+        ("fp8", "FP8 numbers"),
+        ("w8a16", "weights alone quantized"),
+        ("w4a16", "weights in groups"),
+        ("w4a8", "weights in groups"),
+        ("inc", "quantized outputs"),
+        ("inc-reduce-range", "quantized outputs"),
+    ],
+)
+def test_a_format_that_cannot_be_written_yet_is_refused(
+    llama: nn.Module, fmt: str, lacking: str
+) -> None:
+    plans = {"model.layers.0.mlp.up_proj": OpPlan(format=preset(fmt))}
+    with pytest.raises(UserError, match=f"cannot write format {fmt} yet, which has {lacking}"):
+        check_plans(models_tiny.loaded(llama), plans)
+
+
+def test_every_format_is_either_written_or_refused(llama: nn.Module) -> None:
+    accepted = set()
+    for name, fmt in PRESETS.items():
+        with suppress(UserError):
+            check_plans(
+                models_tiny.loaded(llama), {"model.layers.0.mlp.up_proj": OpPlan(format=fmt)}
+            )
+            accepted.add(name)
+    assert accepted == {*models_tiny.FORMATS, "w8a8-static-percentile"}
+
+
 def test_plans_that_fit_are_accepted(loaded: Loaded) -> None:
     check_plans(loaded, plans_for(loaded, "w8a8"))
     check_plans(loaded, {})
@@ -336,7 +367,7 @@ def test_only_weights_count_as_quantized(llama: nn.Module, tmp_path: Path) -> No
     assert count_quantized(tmp_path) == len(plans)
 
 
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_the_loaders_arithmetic_is_ours_in_float32_with_three_dimensions(fmt: str) -> None:
     x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     plan = OpPlan(format=preset(fmt), input_range=(-1.5, 2.0))

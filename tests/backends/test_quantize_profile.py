@@ -27,7 +27,7 @@ from quantspectrum.backends.quantize import (
 )
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
-from quantspectrum.formats import PRESETS, preset
+from quantspectrum.formats import preset
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.ops import list_ops
 from quantspectrum.sensitivity.calibration import observe_ranges
@@ -88,7 +88,7 @@ def tiny(llama: nn.Module) -> Loaded:
 
 
 @pytest.mark.parametrize("profile", ["half", "max"])
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 @pytest.mark.parametrize("family", ["llama", "vl"])
 def test_a_variant_is_the_simulated_model(
     family: str, fmt: str, profile: str, tmp_path: Path

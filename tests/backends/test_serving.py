@@ -12,7 +12,7 @@ import models_tiny
 from quantspectrum.backends.compressed_tensors import write
 from quantspectrum.backends.serving import serving_arithmetic
 from quantspectrum.data.encode import Batch
-from quantspectrum.formats import PRESETS, preset
+from quantspectrum.formats import preset
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import list_ops
 from quantspectrum.sensitivity.calibration import observe_ranges
@@ -38,7 +38,7 @@ def variant(loaded: Loaded, fmt: str, directory: Path) -> tuple[nn.Module, dict[
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 @pytest.mark.parametrize("family", ["llama", "vl"])
 def test_a_variant_computes_what_sensitivities_simulate(
     family: str, fmt: str, dtype: torch.dtype, tmp_path: Path

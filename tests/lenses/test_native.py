@@ -16,7 +16,7 @@ from quantspectrum.artifacts import OpScore, SensitivityReport, read_artifact, w
 from quantspectrum.backends.compressed_tensors import write
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
-from quantspectrum.formats import PRESETS, Format, preset
+from quantspectrum.formats import Format, preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.ops import OpTable, list_ops
@@ -111,7 +111,7 @@ def brute_force(
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_scores_equal_whole_forward_passes(llama: nn.Module, fmt: str, base: Base) -> None:
     loaded = models_tiny.loaded(llama)
     table = list_ops(llama, loaded.layout)
@@ -187,7 +187,7 @@ def outlier_weight(model: nn.Module, block: str) -> None:
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("fmt", PRESETS)
+@pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 @pytest.mark.parametrize(
     ("plant", "op"), [(outlier_input, "mlp.down_proj"), (outlier_weight, "self_attn.o_proj")]
 )

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 from torch import nn
-from transformers import AutoModelForCausalLM, OPTConfig, PretrainedConfig, ViTConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    OPTConfig,
+    PretrainedConfig,
+    T5Config,
+    ViTConfig,
+)
 
 import models_tiny
 from quantspectrum.errors import UserError
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Layout, Stack, fused_siblings, group_name
-from quantspectrum.models.causal_lm import longest_stack, output_head
+from quantspectrum.models.structure import classifier_head, longest_stack, output_head
 
 
 def layout_of(model: Any) -> Layout:
@@ -84,10 +94,135 @@ def test_adapters_know_their_task(vl: nn.Module, llama: nn.Module) -> None:
     assert [adapter_for(m.config).task for m in models] == ["image-text-to-text", "causal-lm"]
 
 
-@pytest.mark.parametrize("config", [ViTConfig(), PretrainedConfig(model_type="nonsense")])
-def test_an_unsupported_model_is_refused(config: PretrainedConfig) -> None:
-    with pytest.raises(UserError, match=f"'{config.model_type}' are not supported; supported are"):
+TASKS = {
+    "qwen3 moe": "causal-lm",
+    "qwen2.5-vl": "image-text-to-text",
+    "bert": "masked-lm",
+    "albert": "masked-lm",
+    "bert classifier": "sequence-classification",
+    "swin": "image-classification",
+    "unknown text": "text",
+    "unknown image": "image",
+}
+
+
+@pytest.mark.parametrize("family", TASKS)
+def test_the_architecture_says_the_task(family: str) -> None:
+    model: Any = models_tiny.family(family)
+    assert adapter_for(model.config).task == TASKS[family]
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        (LlamaConfig(), "causal-lm"),
+        (ViTConfig(), "image-classification"),
+        (BertConfig(), "masked-lm"),
+        (BertConfig(is_decoder=True), "causal-lm"),
+        (BertConfig(architectures=["BertLMHeadModel"]), "causal-lm"),
+        (BertConfig(architectures=["BertForTokenClassification"]), "text"),
+        (LlamaConfig(architectures=["LlamaForSequenceClassification"]), "sequence-classification"),
+        (LlamaConfig(architectures=["SomeonesOwnLlama"]), "causal-lm"),
+        (PretrainedConfig(auto_map={"AutoModelForMaskedLM": "code.Model"}), "masked-lm"),
+        (PretrainedConfig(auto_map={"AutoModel": "code.Model"}), "text"),
+        (PretrainedConfig(auto_map={"AutoModel": "code.Model"}, image_size=8), "image"),
+    ],
+)
+def test_a_configuration_says_the_task(config: PretrainedConfig, task: str) -> None:
+    assert adapter_for(config).task == task
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (PretrainedConfig(model_type="nonsense"), "type 'nonsense' are not supported; supported"),
+        (PretrainedConfig(architectures=["WhisperModel"]), "take 'input_features'; supported are"),
+        (T5Config(architectures=["T5Model"]), "T5Model is an encoder-decoder model, which is not"),
+    ],
+)
+def test_an_unsupported_model_is_refused(config: PretrainedConfig, said: str) -> None:
+    with pytest.raises(UserError, match=said):
         adapter_for(config)
+
+
+STACKS = {
+    "qwen3 moe": ("language", "model.layers", 2),
+    "bert": ("encoder", "bert.encoder.layer", 2),
+    "roberta": ("encoder", "roberta.encoder.layer", 2),
+    "albert": ("encoder", "albert.encoder.albert_layer_groups", 1),
+    "distilbert": ("encoder", "distilbert.transformer.layer", 2),
+    "bert classifier": ("encoder", "bert.encoder.layer", 2),
+    "vit": ("vision", None, 2),
+    "dinov2": ("vision", "dinov2.encoder.layer", 2),
+    "swin": ("vision", "swin.encoder.layers", 2),
+}
+
+
+@pytest.mark.parametrize("family", STACKS)
+def test_the_stack_of_blocks_is_found(family: str) -> None:
+    model = models_tiny.family(family)
+    component, path, blocks = STACKS[family]
+    (stack,) = layout_of(model).stacks
+    # Where transformers keeps the layers of a ViT depends on its version.
+    assert stack == Stack(component=component, path=path or stack.path)
+    assert len(list(model.get_submodule(stack.path).children())) == blocks
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        ("bert", "cls.predictions.decoder"),
+        ("roberta", "lm_head.decoder"),
+        ("bert classifier", "classifier"),
+        ("vit", "classifier"),
+        ("swin", "classifier"),
+        ("unknown text", None),
+    ],
+)
+def test_the_head_is_found(family: str, head: str | None) -> None:
+    layout = layout_of(models_tiny.family(family))
+    assert layout.head == head
+    assert head is None or layout.component(head) == "head"
+
+
+@pytest.mark.parametrize("family", models_tiny.FAMILIES)
+def test_a_layout_names_modules_that_exist(family: str) -> None:
+    model = models_tiny.family(family)
+    layout = layout_of(model)
+    names = dict(model.named_modules())
+    assert set(layout.components) <= set(names)
+    assert {stack.path for stack in layout.stacks} <= set(names)
+    assert layout.head is None or layout.head in names
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "bert classifier", "vit", "dinov2", "swin"])
+def test_query_key_and_value_of_one_block_are_one_group(family: str) -> None:
+    model = models_tiny.family(family)
+    layout = layout_of(model)
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    groups = Counter(group_name(name, layout) for name in linears)
+    attention = [name for name in linears if name.rpartition(".")[2] in {"key", "k_proj"}]
+    assert sorted(groups.values(), reverse=True)[: len(attention)] == [3] * len(attention)
+    assert max(groups.values()) == 3
+
+
+def test_a_model_of_unknown_structure_has_no_stack_and_no_groups() -> None:
+    for family in ("unknown text", "unknown image"):
+        layout = layout_of(models_tiny.family(family))
+        assert (layout.stacks, layout.fused) == ((), {})
+
+
+def test_image_tokens_are_known_where_there_are_any() -> None:
+    assert layout_of(models_tiny.qwen2_5_vl()).image_token_id == models_tiny.IMAGE
+    assert layout_of(models_tiny.causal_lm()).image_token_id is None
+
+
+def test_an_untied_head_of_a_masked_language_model_is_kept() -> None:
+    config = BertConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, tie_word_embeddings=False,
+    )  # fmt: skip
+    assert layout_of(BertForMaskedLM(config)).head == "cls.predictions.decoder"
 
 
 @pytest.mark.parametrize(
@@ -136,3 +271,26 @@ def test_a_model_without_blocks_has_no_stack() -> None:
 
 def test_a_model_that_names_no_head_has_none() -> None:
     assert output_head(modules(op=nn.Linear(2, 2))) is None
+
+
+class DenseLayer(nn.Linear):
+    pass
+
+
+class SparseBlock(nn.Linear):
+    pass
+
+
+def test_unlike_layers_of_a_hybrid_model_are_a_stack() -> None:
+    mixed = nn.ModuleList([DenseLayer(2, 2), SparseBlock(2, 2), DenseLayer(2, 2)])
+    assert longest_stack(modules(mixed=mixed, like=linears(2))) == "mixed"
+
+
+def test_the_classifier_is_the_last_op_that_gives_one_value_a_label() -> None:
+    model = modules(
+        stack=linears(3), pooler=nn.Linear(2, 2), out=nn.Linear(2, 2), more=nn.Linear(2, 4)
+    )
+    model.config = PretrainedConfig(num_labels=2)
+    assert classifier_head(model, "stack") == "out"
+    model.config = PretrainedConfig(num_labels=3)
+    assert classifier_head(model, "stack") is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from hypothesis import given, settings
@@ -58,6 +59,94 @@ def test_a_decoders_linears_are_candidates_and_its_head_is_kept(family: str) -> 
     assert names(table.kept) == ["lm_head"]
     assert "unless included by name" in table.kept[0].reason
     assert table.skipped == ()
+
+
+def test_fused_experts_are_skipped_out_loud() -> None:
+    model = models_tiny.qwen3_moe()
+    table = table_of(model)
+    # Two layers: q, k, v and o are ops; the experts' two tensors and the router are not.
+    assert len(table.candidates) == 2 * 4
+    assert names(table.kept) == ["lm_head"]
+    expected = {
+        f"model.layers.{layer}.mlp.{name}"
+        for layer in (0, 1)
+        for name in ("experts.gate_up_proj", "experts.down_proj", "gate.weight")
+    }
+    assert set(names(table.skipped)) == expected
+    assert table.found == 8 + 1 + 6
+    for note in table.skipped:
+        assert (note.type, note.component) == ("Parameter", "language")
+        assert note.block == int(note.name.split(".")[2])
+        fused = note.reason.startswith("fused expert tensor: the weights of 4 experts")
+        assert fused is ("experts" in note.name)
+
+
+@pytest.mark.parametrize("family", models_tiny.FAMILIES)
+def test_every_matrix_of_every_kind_of_model_is_accounted_for(family: str) -> None:
+    """What is on no list is an embedding, a position, a special token or a norm."""
+    model = models_tiny.family(family)
+    table = table_of(model)
+    listed = {*names(table.candidates), *names(table.kept), *names(table.skipped)}
+    rest = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not {name, name.removesuffix(".weight")} & listed
+    ]
+    assert table.candidates
+    assert table.found == len(listed)
+    harmless = ("embed", "token", "position_bias", "shared", "attention_bias", "norm")
+    assert [name for name in rest if not any(word in name for word in harmless)] == []
+
+
+@pytest.mark.parametrize("family", models_tiny.FAMILIES)
+def test_notes_say_where_their_op_is(family: str) -> None:
+    model: Any = models_tiny.family(family)
+    layout = adapter_for(model.config).layout(model)
+    table = table_of(model)
+    for note in (*table.kept, *table.skipped):
+        assert note.component == layout.component(note.name)
+        assert note.block == layout.block(note.name)
+
+
+def holder(**parameters: Tensor) -> nn.Module:
+    module = nn.Module()
+    for name, value in parameters.items():
+        module.register_parameter(name, nn.Parameter(value))
+    return module
+
+
+def test_raw_parameters_are_skipped_with_a_reason(llama: nn.Module) -> None:
+    llama.add_module("mixer", holder(weight=torch.ones(3, 4), vector=torch.ones(7)))
+    llama.add_module("attention", nn.MultiheadAttention(4, 2))
+    table = table_of(llama)
+    assert {note.name: note.type for note in table.skipped} == {
+        "mixer.weight": "Parameter",
+        "attention.in_proj_weight": "Parameter",
+    }
+    assert "Module uses in its own way" in reasons(table)["mixer.weight"]
+    assert "MultiheadAttention uses in its own way" in reasons(table)["attention.in_proj_weight"]
+
+
+def test_a_pattern_may_name_a_raw_parameter() -> None:
+    table = table_of(models_tiny.qwen3_moe(), exclude=["experts.gate_up_proj"])
+    assert len(table.candidates) == 8
+
+
+def test_what_is_added_or_looked_up_is_no_op(llama: nn.Module) -> None:
+    added = holder(
+        position_embeddings=torch.ones(1, 3, 4), cls_token=torch.ones(2, 4), bias=torch.ones(3, 4)
+    )
+    llama.add_module("added", added)
+    llama.add_module("row", holder(weight=torch.ones(1, 1, 9)))
+    llama.add_module("norm", nn.LayerNorm((3, 4)))
+    assert table_of(llama).skipped == ()
+
+
+def test_ties_are_known_when_the_model_is_offloaded() -> None:
+    model = models_tiny.causal_lm(tie_word_embeddings=True)
+    before = table_of(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert table_of(model) == before
 
 
 def test_candidates_are_in_module_order(llama: nn.Module) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Qwen2_5_VLProcessor, ViTConfig, ViTModel
+from transformers import Qwen2_5_VLProcessor, dynamic_module_utils
 
 import models_tiny
+from quantspectrum.demo import model_dir
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import (
     Loaded,
@@ -81,6 +82,10 @@ def test_a_relative_directory_is_named_by_its_own_name(
 ) -> None:
     monkeypatch.chdir(saved)
     assert load(".").identity.id == "tiny"
+
+
+def test_the_embedded_model_says_what_it_is() -> None:
+    assert load(model_dir()).identity.id == "quantspectrum-demo"
 
 
 def test_the_real_stories_model(stories_dir: Path) -> None:
@@ -181,12 +186,73 @@ def test_a_configuration_with_a_wrong_value_is_refused(saved: Path, change: dict
     assert str(saved) in refusal(saved)
 
 
-def test_an_unsupported_type_is_refused(tmp_path: Path) -> None:
-    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-    config.intermediate_size = 16
-    ViTModel(config).save_pretrained(tmp_path)
-    message = refusal(tmp_path)
-    assert "'vit' are not supported; supported are Qwen2.5-VL" in message
+@pytest.mark.parametrize("family", models_tiny.FAMILIES)
+def test_every_kind_of_model_is_loaded_as_it_was(tmp_path: Path, family: str) -> None:
+    model = models_tiny.family(family)
+    kept = models_tiny.loaded(model)
+    loaded = load(models_tiny.save(model, tmp_path / "tiny"))
+    assert loaded.identity.weights_fingerprint == kept.identity.weights_fingerprint
+    assert type(loaded.model) is type(model)
+    assert (loaded.task, loaded.layout) == (kept.task, kept.layout)
+    assert loaded.takes_images is hasattr(loaded.processor, "image_mean") or family == "qwen2.5-vl"
+
+
+def test_an_unsupported_architecture_is_refused(saved: Path) -> None:
+    models_tiny.edit_config(saved, architectures=["WhisperModel"])
+    assert "WhisperModel take 'input_features'; supported are" in refusal(saved)
+
+
+def test_an_encoder_decoder_model_is_refused(saved: Path) -> None:
+    models_tiny.edit_config(saved, model_type="t5", architectures=["T5ForConditionalGeneration"])
+    assert "is an encoder-decoder model, which is not supported" in refusal(saved)
+
+
+OWN_CODE = """
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+class Config(PretrainedConfig):
+    model_type = "homemade"
+
+class Model(PreTrainedModel):
+    config_class = Config
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed, self.out = nn.Embedding(300, 8), nn.Linear(8, 4)
+        self.post_init()
+    def forward(self, input_ids, attention_mask=None):
+        return (self.out(self.embed(input_ids)),)
+"""
+
+
+def test_a_model_with_its_own_code_is_loaded_when_that_is_allowed(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # transformers copies the code to where it can be imported from.
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "code"))
+    (saved / "code_of_model.py").write_text(OWN_CODE)
+    (saved / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "homemade",
+                "architectures": ["Model"],
+                "auto_map": {
+                    "AutoConfig": "code_of_model.Config",
+                    "AutoModel": "code_of_model.Model",
+                },
+            }
+        )
+    )
+    tensors = {"embed.weight": (300, 8), "out.weight": (4, 8), "out.bias": (4,)}
+    save_file(
+        {name: torch.ones(shape) for name, shape in tensors.items()},
+        saved / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    loaded = load(saved, trust_remote_code=True)
+    assert (loaded.task, loaded.layout.stacks) == ("text", ())
+    assert loaded.identity.parameters == 300 * 8 + 4 * 8 + 4
 
 
 def test_pickled_weights_are_refused(saved: Path, llama: nn.Module) -> None:

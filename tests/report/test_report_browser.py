@@ -6,12 +6,15 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from report_pages import parse
 from test_report_hostile import write_hostile_run
+from test_report_tradeoff import compared
 
 from quantspectrum.report import write_report
 
@@ -108,6 +111,16 @@ def test_every_figure_is_drawn_and_fits(reported: Path, tmp_path: Path, width: i
     assert seen.found["overflow"] == 0
 
 
+def test_a_figure_of_divergences_is_drawn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    compared(run, ("a", 0.001, (1e-6, 3e-6)), ("b", 0.002, (0.0, 0.0)))
+    write_report(run)
+    seen = browse(run / "report.html", tmp_path, width=390)
+    assert console(seen.log) == []
+    assert seen.found["plots"] == [3]
+    assert seen.found["wide"] == seen.found["overflow"] == 0
+
+
 def test_dark_mode_turns_page_and_figures(reported: Path, tmp_path: Path) -> None:
     light = browse(reported / "report.html", tmp_path)
     dark = browse(reported / "report.html", tmp_path, "--blink-settings=preferredColorScheme=0")
@@ -115,6 +128,21 @@ def test_dark_mode_turns_page_and_figures(reported: Path, tmp_path: Path) -> Non
     assert dark.found["ink"] == "rgb(230, 233, 236)"
     assert light.found["drawn"] == "rgb(92, 102, 112)"
     assert dark.found["drawn"] == "rgb(160, 170, 180)"
+
+
+def test_the_picture_tool_takes_the_first_screen(reported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "shot.png"
+    tool = Path(__file__).parents[2] / "tools" / "report_picture.py"
+    command = [sys.executable, tool, reported / "report.html", out, "--width=390", "--height=900"]
+    subprocess.run(command, check=True, timeout=240)
+    assert out.stat().st_size < 300_000
+    with Image.open(out) as opened:
+        picture = opened.convert("RGB")
+    assert picture.size == (390, 900)
+    # The rule beside the recommendation, and the diamond of the recommended profile.
+    colors = {color for _, color in picture.getcolors(390 * 900) or []}
+    for red, green, blue in ((0, 114, 178), (213, 94, 0)):
+        assert any(abs(r - red) + abs(g - green) + abs(b - blue) < 30 for r, g, b in colors)
 
 
 def test_hostile_text_does_nothing(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_kind_beyond_tolerance_is_named(tmp_path: Path) -> None:
     small(tmp_path, mixed(10.0), mixed(10.5))
     said = recommend(compare_run(tmp_path))
     assert said.startswith("Take the mild profile")
-    assert "on image+text alone it is +5.00 %" in said
+    assert "on image+text alone that bound is +5.00 %, +0.1000 nats per token" in said
 
 
 def test_what_was_not_evaluated_is_named(run: Path) -> None:

@@ -102,6 +102,14 @@ def test_notes_find_the_component_of_ops_with_like_names() -> None:
     assert grid_table(grid).rows[2] == ("7", "—", "not scored")
 
 
+def test_notes_say_their_own_place() -> None:
+    note = OpNote(
+        name="vision.blocks.3.mlp.up", type="Linear", reason="r", component="vision", block=3
+    )
+    report = of(1.0).model_copy(update={"coverage": Coverage(found=2, scored=1, kept=(note,))})
+    assert places_of_notes(report) == ([("vision", 3, "mlp.up")], 0)
+
+
 def test_experts_share_a_cell_and_the_largest_shows() -> None:
     ops = [runs.op(f"layers.0.experts.{i}.up", "language", 0, f"g{i}", (1,)) for i in range(3)]
     ranked = tuple(

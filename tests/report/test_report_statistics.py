@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantspectrum.report.statistics import paired_ratio, t_quantile
+from quantspectrum.statistics import paired_ratio, t_quantile
 
 # Two-sided 95 % points of Student's t, as printed in any table.
 TABLE = {

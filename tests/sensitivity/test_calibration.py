@@ -9,7 +9,8 @@ from torch import Tensor, nn
 import models_tiny
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
-from quantspectrum.sensitivity.calibration import observe_ranges
+from quantspectrum.formats import Format, TensorScheme, preset
+from quantspectrum.sensitivity.calibration import OpRanges, observe_op_ranges, observe_ranges
 
 CPU = torch.device("cpu")
 
@@ -155,3 +156,78 @@ def test_vision_ops_are_observed_with_pictures_only(vl: nn.Module) -> None:
     image = observe_ranges(vl, ops, [models_tiny.image_batch()], CPU)
     assert set(text) == {ops[1]}
     assert set(image) == set(ops)
+
+
+def doubling(values: list[float]) -> Table:
+    """Ops whose output is twice their input plus 1."""
+    model = Table(values)
+    for op in (model.op, model.shifted, model.flat):
+        with torch.no_grad():
+            op.weight.fill_(2.0)
+            op.bias.fill_(1.0)
+    return model
+
+
+def test_inputs_and_outputs_are_observed_in_one_pass() -> None:
+    model, passes = doubling(VALUES), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    batches = [batch([[0, 1], [0, 0]]), batch([[2, 0], [0, 0]])]
+    found = observe_op_ranges(model, ["op", "unreached"], batches, CPU, preset("inc"))
+    assert found == OpRanges(inputs={"op": (-2.0, 3.0)}, outputs={"op": (-3.0, 7.0)})
+    assert len(passes) == len(batches)
+
+
+def test_padding_does_not_count_in_outputs() -> None:
+    ids, mask = [[0, 1, 3], [2, 3, 3]], [[1, 1, 0], [1, 0, 0]]
+    found = observe_op_ranges(doubling(VALUES), ["op"], [batch(ids, mask)], CPU, preset("inc"))
+    assert found.outputs == {"op": (-3.0, 7.0)}
+
+
+@pytest.mark.parametrize("name", ["w8a8-static", "w8a8-static-affine"])
+def test_outputs_are_observed_only_for_formats_that_quantize_them(name: str) -> None:
+    found = observe_op_ranges(doubling(VALUES), ["op"], [batch([[0, 1]])], CPU, preset(name))
+    assert found == OpRanges(inputs={"op": (-2.0, 0.5)})
+
+
+def test_inputs_are_observed_only_for_formats_with_static_ones() -> None:
+    dynamic = TensorScheme(granularity="token", dynamic=True)
+    fmt = Format(name="o", weight=TensorScheme(), activation=dynamic, output=TensorScheme())
+    found = observe_op_ranges(doubling(VALUES), ["op"], [batch([[0, 1]])], CPU, fmt)
+    assert found == OpRanges(outputs={"op": (-3.0, 2.0)})
+
+
+@pytest.mark.parametrize("name", ["w8a8", "fp8", "w4a16"])
+def test_without_static_ranges_the_model_does_not_run(name: str) -> None:
+    def batches() -> Any:
+        raise AssertionError
+        yield
+
+    assert observe_op_ranges(Table(VALUES), ["op"], batches(), CPU, preset(name)) == OpRanges()
+
+
+def test_a_percentile_is_that_of_all_batches_without_padding() -> None:
+    """99 of 100 values lie in [-2, 3]; 1000 is the one left out, and in the padding."""
+    scheme = TensorScheme(observer="percentile", percentile=99.0)
+    batches = [
+        batch([[0] * 97 + [3, 3, 3]], [[1] * 98 + [0, 0]]),
+        batch([[1, 2, 3]], [[1, 1, 0]]),
+    ]
+    assert observe_ranges(Table(VALUES), ["op"], batches, CPU, scheme) == {"op": (-2.0, 3.0)}
+    assert observe_ranges(Table(VALUES), ["op"], batches, CPU) == {"op": (-2.0, 1000.0)}
+
+
+def test_formats_are_observed_with_the_observers_they_name() -> None:
+    # The two largest of 20,000 are left out.
+    batches = [batch([[0] * 19_997 + [1, 2, 3]])]
+    found = observe_op_ranges(Table(VALUES), ["op"], batches, CPU, preset("w8a8-static-percentile"))
+    assert found.inputs == {"op": (-2.0, 2.0)}
+
+
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    model = doubling(VALUES)
+    with torch.no_grad():
+        model.op.bias.fill_(float("inf"))
+    with pytest.raises(UserError, match="op op produces values that are not finite"):
+        observe_op_ranges(model, ["op"], [batch([[0, 1]])], CPU, preset("inc"))
+    assert models_tiny.hooks(model) == 0
+    observe_op_ranges(model, ["op"], [batch([[0, 1]])], CPU, preset("w8a8-static"))

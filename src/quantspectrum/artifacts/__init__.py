@@ -36,9 +36,12 @@ from quantspectrum.artifacts.run import (
 )
 from quantspectrum.artifacts.sensitivity import (
     Coverage,
+    EngineNote,
     Op,
     OpNote,
     OpScore,
+    Rescored,
+    RescoredOp,
     SensitivityReport,
 )
 from quantspectrum.artifacts.spectrum import (
@@ -54,6 +57,7 @@ __all__ = [
     "Coverage",
     "DataIdentity",
     "DecodeLatency",
+    "EngineNote",
     "Environment",
     "Evaluation",
     "Loss",
@@ -66,6 +70,8 @@ __all__ = [
     "PromptResult",
     "Provenance",
     "Record",
+    "Rescored",
+    "RescoredOp",
     "Resources",
     "RunRecord",
     "SampleLoss",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from quantspectrum.backends.checkpoint import Entry, total_bytes, write_shards
 from quantspectrum.errors import UserError
-from quantspectrum.formats import TensorScheme
+from quantspectrum.formats import Format, TensorScheme
 from quantspectrum.models.loading import Loaded
 from quantspectrum.quantizer import quantize, weight_qparams
 from quantspectrum.simulation import InputQuantizer, OpPlan
@@ -44,7 +44,8 @@ def check_plans(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
     """Refuse what the format cannot hold.
 
     Raises:
-        UserError: An op is not a Linear, or the profile mixes formats.
+        UserError: An op is not a Linear, the profile mixes formats, or its format cannot be
+            written.
     """
     for name in plans:
         module = loaded.model.get_submodule(name)
@@ -56,6 +57,23 @@ def check_plans(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
     names = sorted({plan.format.name for plan in plans.values()})
     if len(names) > 1:
         raise UserError(f"a checkpoint of this backend holds one format, not {', '.join(names)}")
+    for plan in plans.values():
+        if lacking := _not_written(plan.format):
+            raise UserError(
+                f"backend {NAME} cannot write format {plan.format.name} yet, which has {lacking}; "
+                "it writes formats with int8 inputs and int8 weights per channel or tensor"
+            )
+
+
+def _not_written(fmt: Format) -> str | None:
+    """What of the format this backend has no entries for."""
+    if "float" in (fmt.weight.kind, fmt.activation and fmt.activation.kind):
+        return "FP8 numbers"
+    if fmt.weight.granularity == "group":
+        return "weights in groups"
+    if fmt.activation is None:
+        return "weights alone quantized"  # The format wants such weights packed into int32.
+    return "quantized outputs" if fmt.output else None
 
 
 def write(loaded: Loaded, plans: Mapping[str, OpPlan], directory: Path) -> None:

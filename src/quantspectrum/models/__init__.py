@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from quantspectrum.errors import UserError
 from quantspectrum.models.adapter import Adapter
 from quantspectrum.models.causal_lm import CausalLMAdapter
+from quantspectrum.models.encoder import EncoderAdapter
+from quantspectrum.models.generic import GenericAdapter
 from quantspectrum.models.qwen2_5_vl import Qwen25VLAdapter
+from quantspectrum.models.vision import VisionAdapter
 
 __all__ = ["ADAPTERS", "adapter_for"]
 
-ADAPTERS: tuple[Adapter, ...] = (Qwen25VLAdapter(), CausalLMAdapter())
+ADAPTERS: tuple[Adapter, ...] = (
+    Qwen25VLAdapter(),
+    CausalLMAdapter(),
+    EncoderAdapter("masked-lm"),
+    EncoderAdapter("sequence-classification"),
+    VisionAdapter(),
+    GenericAdapter("image-text-to-text"),
+    GenericAdapter("text"),
+    GenericAdapter("image"),
+)
 
 
 def adapter_for(config: PretrainedConfig) -> Adapter:
     """Return the first adapter that knows the configuration.
 
     Raises:
-        UserError: None does.
+        UserError: The model is of a kind that no adapter can serve.
     """
-    for adapter in ADAPTERS:
-        if adapter.handles(config):
-            return adapter
-    raise UserError(
-        f"models of type {config.model_type!r} are not supported; "
-        "supported are Qwen2.5-VL and every causal language model of transformers"
-    )
+    return next(adapter for adapter in ADAPTERS if adapter.handles(config))

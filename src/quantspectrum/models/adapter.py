@@ -6,16 +6,25 @@ An adapter turns a loaded model into a :class:`Layout`. A family gets one file a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import nn
 from transformers import PretrainedConfig
 
-__all__ = ["Adapter", "Layout", "Stack", "fused_siblings", "group_name"]
+from quantspectrum.models.tasks import Task
 
-Task = Literal["causal-lm", "image-text-to-text"]
+__all__ = [
+    "Adapter",
+    "Layout",
+    "Stack",
+    "Task",
+    "fused_siblings",
+    "group_name",
+    "image_token_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +41,21 @@ class Layout:
 
     Attributes:
         components: Module-name prefix to component; the longest prefix that fits decides.
-        stacks: The repeated blocks, in the order they run.
+        stacks: The repeated blocks, in the order they run; none where the structure is unknown,
+            and nothing may then be assumed of which op runs after which.
         head: Qualified name of the output projection, if any.
         fused: Name of the fused op to the last name parts of the ops a serving engine merges
             into it; the members share a parent module.
+        faster: Context in which the model computes the same faster, for scans that run it often.
+        image_token_id: Id of the tokens that stand for a picture among those of a text, if any.
     """
 
     components: Mapping[str, str]
     stacks: tuple[Stack, ...]
     head: str | None
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    faster: Callable[[], AbstractContextManager[None]] = nullcontext
+    image_token_id: int | None = None
 
     def component(self, name: str) -> str:
         """Component of the op called ``name``; ``other`` when no prefix fits."""
@@ -60,6 +74,7 @@ class Adapter(Protocol):
     """What a family's file provides."""
 
     task: Task
+    """What its models are for: which Auto class loads them and how data are encoded."""
 
     def handles(self, config: PretrainedConfig) -> bool:
         """Whether this adapter knows models of that configuration."""
@@ -87,3 +102,12 @@ def fused_siblings(name: str, layout: Layout) -> tuple[str, tuple[str, ...]]:
 def group_name(name: str, layout: Layout) -> str:
     """Name of the group an op belongs to."""
     return fused_siblings(name, layout)[0]
+
+
+def image_token_of(model: nn.Module) -> int | None:
+    """Id of the token that stands for a picture, as a model's configuration says."""
+    config = getattr(model, "config", None)
+    for key in ("image_token_id", "image_token_index"):
+        if isinstance(found := getattr(config, key, None), int):
+            return found
+    return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 from transformers import PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from quantspectrum.models.adapter import Layout, Stack, Task
+from quantspectrum.models.adapter import Layout, Stack, image_token_of
+from quantspectrum.models.structure import longest_stack, output_head
+from quantspectrum.models.tasks import Task, task_of
 
 __all__ = ["CausalLMAdapter"]
 
@@ -17,8 +18,8 @@ class CausalLMAdapter:
     task: Task = "causal-lm"
 
     def handles(self, config: PretrainedConfig) -> bool:
-        """Whether transformers has a causal language model for the configuration."""
-        return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        """Whether the configuration is of a causal language model."""
+        return task_of(config) == self.task
 
     def layout(self, model: nn.Module) -> Layout:
         """Find the stack of blocks and the head."""
@@ -36,24 +37,5 @@ class CausalLMAdapter:
                 "qkv_proj": ("q_proj", "k_proj", "v_proj"),
                 "gate_up_proj": ("gate_proj", "up_proj"),
             },
+            image_token_id=image_token_of(model),
         )
-
-
-def longest_stack(model: nn.Module) -> str | None:
-    """Name of the longest ``ModuleList`` whose entries are all of one class; first one on a tie."""
-    best: str | None = None
-    length = 0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1:
-            inside = best is not None and name.startswith(best + ".")
-            if len(module) > length and not inside:
-                best, length = name, len(module)
-    return best
-
-
-def output_head(model: nn.Module) -> str | None:
-    """Name of the module that turns hidden states into logits."""
-    getter = getattr(model, "get_output_embeddings", None)
-    head = getter() if getter is not None else None
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-    return names.get(head) if head is not None else None

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
+    AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
+    BaseImageProcessor,
     PretrainedConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 
 from quantspectrum.artifacts import ModelIdentity
+from quantspectrum.demo import model_dir
 from quantspectrum.errors import UserError
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Adapter, Layout
+from quantspectrum.models.files import check_directory, check_safetensors
+from quantspectrum.models.placement import (
+    CPU_OFFLOAD,
+    check_device_map,
+    device_map_option,
+    input_device,
+    offload_to_cpu,
+)
+from quantspectrum.models.tasks import Task, model_class
 from quantspectrum.provenance import describe_model
 
 __all__ = [
     "Loaded",
     "ModelSpec",
+    "Processor",
     "check_safetensors",
     "check_unquantized",
     "load_model",
     "pick_device",
 ]
+
+Processor: TypeAlias = ProcessorMixin | PreTrainedTokenizerBase | BaseImageProcessor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,7 +60,13 @@ class ModelSpec:
         revision: Hub branch, tag or commit.
         gguf_file: Name of a GGUF file inside it; its weights are dequantized.
         dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU, where it is faster.
-        device: ``auto`` is the first GPU, or the CPU.
+        device: ``auto`` is the first GPU, or the CPU. A device map decides in its place, but for
+            ``cpu-offload``.
+        device_map: How accelerate spreads the weights: ``auto``, ``balanced``,
+            ``balanced_low_0`` or ``sequential`` over the GPUs, then the CPU and the disk; a JSON
+            file of module names and devices; ``cpu-offload`` keeps all on the CPU and computes on
+            ``device``.
+        offload_folder: Where what a device map puts on disk is kept.
         trust_remote_code: Run code that comes with the model. Off unless asked for.
     """
 
@@ -58,6 +75,8 @@ class ModelSpec:
     gguf_file: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    device_map: str | None = None
+    offload_folder: str | None = None
     trust_remote_code: bool = False
 
 
@@ -65,12 +84,21 @@ class ModelSpec:
 class Loaded:
     """A model ready to run, in evaluation mode, and everything that belongs to it.
 
-    ``storage_dtype`` is the type its checkpoint keeps weights in; they may be loaded in a wider
-    one without their values changing.
+    Attributes:
+        model: The model.
+        processor: What makes its inputs: a tokenizer, an image processor, or both in one.
+        config: Its configuration.
+        adapter: What knows its family.
+        layout: Where its parts are.
+        identity: What it is, for the record.
+        device: Where its inputs go.
+        spec: How it was loaded.
+        storage_dtype: The type its checkpoint keeps weights in; they may be loaded in a wider
+            one without their values changing.
     """
 
     model: nn.Module
-    processor: ProcessorMixin | PreTrainedTokenizerBase
+    processor: Processor
     config: PretrainedConfig
     adapter: Adapter
     layout: Layout
@@ -80,9 +108,19 @@ class Loaded:
     storage_dtype: torch.dtype
 
     @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return self.adapter.task
+
+    @property
     def takes_images(self) -> bool:
-        """Whether the model can be shown pictures."""
-        return self.adapter.task == "image-text-to-text"
+        """Whether the model can be shown pictures, or nothing else."""
+        return self.task in ("image-text-to-text", "image-classification", "image")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes text, token after token."""
+        return self.task in ("causal-lm", "image-text-to-text")
 
 
 def pick_device(device: str) -> torch.device:
@@ -114,11 +152,13 @@ def load_model(spec: ModelSpec) -> Loaded:
     """
     device = pick_device(spec.device)
     dtype = _pick_dtype(spec.dtype, device)
-    _check_directory(spec)
+    check_directory(spec.model, spec.gguf_file)
     config = _load_config(spec)
     adapter = adapter_for(config)
-    model = _load_weights(spec, adapter, dtype, device)
+    model = _load_weights(spec, model_class(config, adapter.task), dtype, device)
     model.eval().requires_grad_(False)
+    if spec.device_map == CPU_OFFLOAD:
+        offload_to_cpu(model, device)
     return Loaded(
         model=model,
         processor=_load_processor(spec, adapter),
@@ -131,7 +171,7 @@ def load_model(spec: ModelSpec) -> Loaded:
             model_id=_model_id(spec),
             revision=getattr(model.config, "_commit_hash", None) or spec.revision,
         ),
-        device=device,
+        device=input_device(model, device),
         spec=spec,
         storage_dtype=_storage_dtype(config, dtype, spec),
     )
@@ -146,7 +186,10 @@ def _storage_dtype(config: PretrainedConfig, loaded: torch.dtype, spec: ModelSpe
 
 def _model_id(spec: ModelSpec) -> str:
     path = Path(spec.model)
-    return path.resolve().name if path.is_dir() else spec.model
+    if not path.is_dir():
+        return spec.model
+    # Its directory is called "model", which as a title would say nothing.
+    return "quantspectrum-demo" if path.resolve() == model_dir().resolve() else path.resolve().name
 
 
 def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -155,59 +198,6 @@ def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in _DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; use auto, {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
-
-
-def _check_directory(spec: ModelSpec) -> None:
-    """Find out what is wrong with a local directory before a library says it less clearly."""
-    path = Path(spec.model)
-    looks_local = spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1
-    if not path.exists():
-        if looks_local:
-            raise UserError(f"model directory {spec.model} does not exist")
-        return
-    if not path.is_dir():
-        raise UserError(f"{spec.model} is a file; give the directory that holds the model")
-    if spec.gguf_file is not None:
-        if not (path / spec.gguf_file).is_file():
-            raise UserError(f"{spec.model} holds no file {spec.gguf_file!r} (--gguf-file)")
-        return
-    if not (path / "config.json").is_file():
-        raise UserError(f"{spec.model} holds no config.json: it is not a model directory")
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / 'config.json'} is not JSON ({error}); fetch it again") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path / 'config.json'} is not a configuration; fetch it again")
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        raise UserError(
-            f"{spec.model} holds no .safetensors file; pickled weights are not loaded: "
-            "convert them to safetensors first"
-        )
-    for shard in shards:
-        check_safetensors(shard)
-
-
-def check_safetensors(path: Path) -> None:
-    """Check a safetensors file's header against its length, without reading the tensors.
-
-    Raises:
-        UserError: The file is truncated or is not a safetensors file.
-    """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            if header_size > min(size, 100_000_000):
-                raise ValueError("header longer than the file")
-            header = json.loads(file.read(header_size))
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        expected = 8 + header_size + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a safetensors file ({error}); fetch it again") from None
-    if size != expected:
-        raise UserError(f"{path} has {size} bytes where {expected} are due; fetch it again")
 
 
 def _load_config(spec: ModelSpec) -> PretrainedConfig:
@@ -221,22 +211,19 @@ def _load_config(spec: ModelSpec) -> PretrainedConfig:
         raise UserError(f"cannot load {spec.model}: {_told(error)}") from error
 
 
-def _load_weights(
-    spec: ModelSpec, adapter: Adapter, dtype: torch.dtype, device: torch.device
-) -> Any:
-    auto = {
-        "image-text-to-text": AutoModelForImageTextToText,
-        "causal-lm": AutoModelForCausalLM,
-    }[adapter.task]
+def _load_weights(spec: ModelSpec, loader: Any, dtype: torch.dtype, device: torch.device) -> Any:
     kwargs: dict[str, Any] = (
         {"gguf_file": spec.gguf_file} if spec.gguf_file else {"use_safetensors": True}
     )
+    placed = device_map_option(spec.device_map) if spec.device_map is not None else None
+    if placed is not None and placed != CPU_OFFLOAD:
+        kwargs |= {"device_map": placed, "offload_folder": spec.offload_folder}
     # Without a GPU there is nothing to place, and placing needs the accelerate package.
-    if device.type != "cpu":
+    elif placed is None and device.type != "cpu":
         kwargs["device_map"] = {"": device}
     try:
         with _QuietTransformers():
-            model, info = auto.from_pretrained(
+            model, info = loader.from_pretrained(
                 spec.model,
                 revision=spec.revision,
                 dtype=dtype,
@@ -250,6 +237,8 @@ def _load_weights(
     # A configuration with wrong values makes the model's code raise whatever it happens to.
     except Exception as error:
         raise UserError(f"cannot load {spec.model}: {_told(error)}") from error
+    if isinstance(placed, dict):
+        check_device_map(model, placed, str(spec.device_map))
     _check_all_loaded(spec, info)
     return model
 
@@ -268,8 +257,8 @@ def _check_all_loaded(spec: ModelSpec, info: dict[str, Any]) -> None:
         )
 
 
-def _load_processor(spec: ModelSpec, adapter: Adapter) -> ProcessorMixin | PreTrainedTokenizerBase:
-    auto: Any = AutoProcessor if adapter.task == "image-text-to-text" else AutoTokenizer
+def _load_processor(spec: ModelSpec, adapter: Adapter) -> Processor:
+    auto: Any = _PROCESSORS.get(adapter.task, AutoTokenizer)
     kwargs: dict[str, Any] = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
     try:
         processor = auto.from_pretrained(
@@ -278,8 +267,15 @@ def _load_processor(spec: ModelSpec, adapter: Adapter) -> ProcessorMixin | PreTr
     # The tokenizers library raises bare exceptions.
     except Exception as error:
         raise UserError(f"cannot load the processor of {spec.model}: {_told(error)}") from error
-    assert isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase)
+    assert isinstance(processor, Processor)
     return processor
+
+
+_PROCESSORS: dict[Task, Any] = {
+    "image-text-to-text": AutoProcessor,
+    "image-classification": AutoImageProcessor,
+    "image": AutoImageProcessor,
+}
 
 
 class _QuietTransformers:

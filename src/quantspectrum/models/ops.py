@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from quantspectrum.artifacts import Op, OpNote
 from quantspectrum.errors import UserError
 from quantspectrum.models.adapter import Layout, fused_siblings, group_name
+from quantspectrum.models.placement import tied_names
+from quantspectrum.models.raw import raw_parameters
 from quantspectrum.patterns import NAME_PARTS, best_match, check_patterns, specificity
 
 __all__ = ["OP_TYPES", "OpTable", "list_ops"]
@@ -40,7 +43,7 @@ def list_ops(
     exclude: Sequence[str] = (),
     types: Sequence[str] = ("Linear",),
 ) -> OpTable:
-    """List a model's ops in module order.
+    """List a model's ops in module order, then the parameters that may be ops of no module.
 
     By default every ``Linear`` but the output head is a candidate; embeddings and norms are no
     ops. ``include`` limits the candidates to what it matches and can name the head or a
@@ -55,16 +58,17 @@ def list_ops(
         if kind not in OP_TYPES:
             raise UserError(f"unknown op type {kind!r}; the types are: {', '.join(OP_TYPES)}")
     modules = {name: m for name, m in model.named_modules() if _is_op(m)}
-    check_patterns(modules, [*include, *exclude])
-    tied = _tied_weights(model)
+    raw = dict(raw_parameters(model, modules))
+    check_patterns([*modules, *raw], [*include, *exclude])
+    tied = _tied_parameters(model)
     candidates: dict[str, nn.Module] = {}
     kept: list[OpNote] = []
     skipped: list[OpNote] = []
     for name, module in modules.items():
-        if reason := _unsupported(module, tied):
-            skipped.append(_note(name, module, reason))
+        if reason := _unsupported(name, module, tied):
+            skipped.append(_note(name, module, layout, reason))
         elif reason := _kept_reason(name, module, layout, include, exclude, types):
-            kept.append(_note(name, module, reason))
+            kept.append(_note(name, module, layout, reason))
         else:
             candidates[name] = module
     for name, module in list(candidates.items()):
@@ -72,7 +76,8 @@ def list_ops(
         left_out = [s for s in left_out if s not in candidates]
         if left_out:
             reason = f"a serving engine fuses it with {left_out[0]}, which is not quantized"
-            kept.append(_note(name, module, reason))
+            kept.append(_note(name, module, layout, reason))
+    skipped += [_note(name, None, layout, reason) for name, reason in raw.items()]
     fused_out = {note.name for note in kept}
     ops = [_op(n, m, layout) for n, m in candidates.items() if n not in fused_out]
     return OpTable(candidates=tuple(ops), kept=tuple(kept), skipped=tuple(skipped))
@@ -82,20 +87,19 @@ def _is_op(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Conv1D)
 
 
-def _tied_weights(model: nn.Module) -> set[int]:
-    """Ids of parameters that more than one module holds."""
-    seen: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        seen[id(parameter)] = seen.get(id(parameter), 0) + 1
-    return {key for key, count in seen.items() if count > 1}
+def _tied_parameters(model: nn.Module) -> set[str]:
+    """Names of parameters that share their values with another module's."""
+    tied = tied_names(model)
+    held = Counter(tied.values())
+    return {name for name, first in tied.items() if held[first] > 1}
 
 
-def _unsupported(module: nn.Module, tied: set[int]) -> str | None:
+def _unsupported(name: str, module: nn.Module, tied: set[str]) -> str | None:
     if isinstance(module, Conv1D):
         return "its weight is stored transposed (transformers Conv1D), which no format here covers"
     if "weight" not in module._parameters:
         return "its weight is computed from other parameters"
-    if id(module.weight) in tied:
+    if f"{name}.weight" in tied:
         return "its weight is tied to another module's"
     plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if not any(type(module).forward is kind.forward for kind in plain):
@@ -132,8 +136,14 @@ def _op_type(module: nn.Module) -> str:
     return next(t for t in OP_TYPES if isinstance(module, getattr(nn, t)))
 
 
-def _note(name: str, module: nn.Module, reason: str) -> OpNote:
-    return OpNote(name=name, type=type(module).__name__, reason=reason)
+def _note(name: str, module: nn.Module | None, layout: Layout, reason: str) -> OpNote:
+    return OpNote(
+        name=name,
+        type=type(module).__name__ if module is not None else "Parameter",
+        reason=reason,
+        component=layout.component(name),
+        block=layout.block(name),
+    )
 
 
 def _op(name: str, module: nn.Module, layout: Layout) -> Op:

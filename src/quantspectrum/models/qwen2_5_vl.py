@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 from transformers import PretrainedConfig
 
-from quantspectrum.models.adapter import Layout, Stack, Task
+from quantspectrum.models.adapter import Layout, Stack, Task, image_token_of
+from quantspectrum.models.vision_windows import grouped_windows
 
 __all__ = ["Qwen25VLAdapter"]
 
@@ -23,8 +26,8 @@ class Qwen25VLAdapter:
         """Whether the configuration is a Qwen2.5-VL one."""
         return bool(config.model_type == "qwen2_5_vl")
 
-    def layout(self, model: nn.Module) -> Layout:  # noqa: ARG002 - the names are fixed
-        """The family's fixed layout."""
+    def layout(self, model: nn.Module) -> Layout:
+        """The family's layout, whose names are fixed."""
         return Layout(
             components={
                 "model.visual": "vision",
@@ -41,4 +44,6 @@ class Qwen25VLAdapter:
                 "qkv_proj": ("q_proj", "k_proj", "v_proj"),
                 "gate_up_proj": ("gate_proj", "up_proj"),
             },
+            faster=partial(grouped_windows, model.get_submodule("model.visual")),
+            image_token_id=image_token_of(model),
         )

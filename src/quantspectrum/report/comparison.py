@@ -16,7 +16,7 @@ from quantspectrum.artifacts import (
 )
 from quantspectrum.report import pairs
 from quantspectrum.report.inputs import BASELINE, RunFiles, read_run
-from quantspectrum.report.numbers import percent, plural, relative, signed_points, size
+from quantspectrum.report.numbers import percent, plural, relative, signed, signed_points, size
 from quantspectrum.report.pairs import (
     AccuracyDifference,
     Divergence,
@@ -300,7 +300,8 @@ def _rule(comparison: Comparison) -> str:
 def _caveat(row: ComparisonRow) -> str:
     """What the rule overlooks: kinds of samples that do worse, and a drop of accuracy."""
     over = [
-        f"on {kind} alone it is {relative(paired.high, paired.baseline)}"
+        f"on {kind} alone that bound is {relative(paired.high, paired.baseline)}, "
+        f"{signed(paired.high, paired.stderr)} nats per token"
         for kind, paired in row.by_kind.items()
         if paired.high is not None and not within_tolerance(paired)
     ]

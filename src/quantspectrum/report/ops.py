@@ -26,21 +26,27 @@ def kind_of(op: Op) -> str:
 
 def _split(op: Op) -> tuple[str, str] | None:
     """Prefix up to the block's number and what follows it."""
-    if op.block is None:
-        return None
-    match = re.match(rf"(.*?(?:^|\.)){op.block}\.(.+)$", op.name, re.DOTALL)
+    return None if op.block is None else _inside(op.name, op.block)
+
+
+def _inside(name: str, block: int) -> tuple[str, str] | None:
+    match = re.match(rf"(.*?(?:^|\.)){block}\.(.+)$", name, re.DOTALL)
     return (match[1], match[2]) if match else None
 
 
 def places_of_notes(report: SensitivityReport) -> tuple[list[Place], int]:
     """Places of the ops that were not scored, and how many lie outside every scored component.
 
-    A note holds a name alone, so its component is that of the scored ops whose names begin alike.
+    A note of an older report holds a name alone; its component is then that of the scored ops
+    whose names begin alike.
     """
     prefixes = {inside[0]: op.component for op in report.ops if (inside := _split(op)) is not None}
     places: list[Place] = []
     notes = (*report.coverage.kept, *report.coverage.skipped)
     for note in notes:
+        if note.block is not None and (kind := _inside(note.name, note.block)) is not None:
+            places.append((note.component, note.block, re.sub(r"\d+", "*", kind[1])))
+            continue
         for match in re.finditer(r"(?:^|\.)(\d+)\.(.+)", note.name):
             component = prefixes.get(note.name[: match.start(1)])
             if component is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from quantspectrum.artifacts import Evaluation, PromptResult, Record, SampleLoss
 from quantspectrum.errors import UserError
-from quantspectrum.report.statistics import Estimate, paired_ratio
+from quantspectrum.statistics import Estimate, paired_ratio
 
 __all__ = [
     "AccuracyDifference",
@@ -38,7 +38,7 @@ class LossDifference(_Paired):
     """Difference of the loss per target token, in nats.
 
     ``value = sum(nll_variant - nll_baseline) / sum(tokens)``. Its standard error is clustered by
-    sample and linearised (:func:`quantspectrum.report.statistics.paired_ratio`); ``low`` to
+    sample and linearised (:func:`quantspectrum.statistics.paired_ratio`); ``low`` to
     ``high`` is the 95 % interval by Student's t; ``differs`` says that it excludes zero.
 
     Attributes:

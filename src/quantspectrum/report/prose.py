@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from quantspectrum.artifacts import SensitivityReport, Spectrum
-from quantspectrum.report.comparison import Comparison
+from quantspectrum.report.comparison import TOLERANCE, Comparison
 from quantspectrum.report.figures import RANKED
-from quantspectrum.report.numbers import count, plural
+from quantspectrum.report.numbers import count, percent, plural
 from quantspectrum.report.ops import places_of_notes
 from quantspectrum.report.tables import EMULATED
+from quantspectrum.report.tradeoff import shows_divergence
 
 __all__ = [
     "HEATMAP",
@@ -16,7 +17,6 @@ __all__ = [
     "NO_PROMPTS",
     "NO_REPORT",
     "PROMPTS",
-    "TRADEOFF",
     "damage_caption",
     "emulated_note",
     "grid_notes",
@@ -24,14 +24,10 @@ __all__ = [
     "no_tradeoff",
     "ranking_caption",
     "title",
+    "tradeoff_caption",
     "variant_notes",
 ]
 
-TRADEOFF = (
-    "Loss increase over the baseline, paired over the same samples, with its 95 % interval; the "
-    "best place is bottom left. The dashed line is the tolerance of the recommendation, relative "
-    "to the baseline's loss; a diamond is the recommended profile."
-)
 HEATMAP = (
     "Brighter is more sensitive, on a logarithmic scale shared by all components, four "
     "decades at most. Grey ops were "
@@ -62,6 +58,22 @@ def model_sentence(comparison: Comparison) -> str:
     revision = f", revision {model.revision[:12]}" if model.revision else ""
     dtype = model.dtype.removeprefix("torch.")
     return f"{model.model_type}, {count(model.parameters)} parameters, {dtype}{revision}"
+
+
+def tradeoff_caption(comparison: Comparison) -> str:
+    """How to read the trade-off, and why it shows what it shows."""
+    if shows_divergence(comparison):
+        return (
+            "KL divergence from the baseline's predictions, with its 95 % interval, on a "
+            "logarithmic scale that has 0 at its foot; the best place is bottom left. The loss "
+            f"tells the profiles apart too little: all are within {percent(TOLERANCE)} of the "
+            "baseline's. A diamond is the recommended profile."
+        )
+    return (
+        "Loss increase over the baseline, paired over the same samples, with its 95 % interval; "
+        "the best place is bottom left. The dashed line is the tolerance of the recommendation, "
+        "relative to the baseline's loss; a diamond is the recommended profile."
+    )
 
 
 def no_tradeoff(comparison: Comparison) -> str:

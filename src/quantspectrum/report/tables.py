@@ -11,6 +11,7 @@ from quantspectrum.report.numbers import (
     ABSENT,
     count,
     duration,
+    number,
     percent,
     plural,
     relative,
@@ -73,8 +74,8 @@ def variant_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
     """Every table about the variants under its heading; those with nothing to say are left out."""
     found = (
         ("Loss", loss_table(comparison)),
-        ("Loss by kind of sample", kinds_table(comparison)),
         ("Distance from the baseline's predictions", divergence_table(comparison)),
+        ("Loss by kind of sample", kinds_table(comparison)),
         ("Answers", answers_table(comparison)),
         ("Size", size_table(comparison)),
         (LATENCY, latency_table(comparison)),
@@ -173,7 +174,7 @@ def kinds_table(comparison: Comparison) -> Table | None:
             text=("Profile", "Samples", "Differs", "Upper bound ≤ 1 %"),
         ),
         rows=tuple(
-            (row.profile, kind, count(d.n), f"{d.baseline:.4f}", *_loss_cells(d))
+            (row.profile, kind, count(d.n), number(d.baseline), *_loss_cells(d))
             for row, kind, d in found
         ),
     )

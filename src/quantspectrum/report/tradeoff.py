@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from quantspectrum.report.comparison import TOLERANCE, Comparison, ComparisonRow, recommended
+from quantspectrum.report.comparison import (
+    TOLERANCE,
+    Comparison,
+    ComparisonRow,
+    recommended,
+    within_tolerance,
+)
 from quantspectrum.report.inputs import BASELINE
-from quantspectrum.report.numbers import count, percent, relative, signed, size
-from quantspectrum.report.pairs import LossDifference
+from quantspectrum.report.numbers import count, percent, relative, score, signed, size
+from quantspectrum.report.pairs import Divergence, LossDifference
 from quantspectrum.report.theme import (
     ACCENT,
     FAINT,
@@ -22,7 +29,7 @@ from quantspectrum.report.theme import (
     label,
 )
 
-__all__ = ["NAME_TAG", "tradeoff_figure"]
+__all__ = ["NAME_TAG", "shows_divergence", "tradeoff_figure"]
 
 NAME_TAG = "profile"
 """Marks the labels that the page turns where they would run into each other."""
@@ -30,46 +37,85 @@ NAME_TAG = "profile"
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """A variant that has both a size and a loss difference."""
+    """A variant with its size, its loss difference, and the measure that is drawn."""
 
     row: ComparisonRow
     paired: LossDifference
+    drawn: LossDifference | Divergence
     disk_bytes: int
 
     @property
     def low(self) -> float:
-        return self.paired.value if self.paired.low is None else self.paired.low
+        return self.drawn.value if self.drawn.low is None else self.drawn.low
 
     @property
     def high(self) -> float:
-        return self.paired.value if self.paired.high is None else self.paired.high
+        return self.drawn.value if self.drawn.high is None else self.drawn.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Quality:
+    """The vertical axis.
+
+    Attributes:
+        axis: The axis itself.
+        floor: Lowest value it can show: minus infinity on a linear one.
+        levels: Lines across the plot, and their texts.
+    """
+
+    axis: dict[str, Any]
+    floor: float = -math.inf
+    levels: tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]] = ((), ())
+
+    @property
+    def logarithmic(self) -> bool:
+        return self.floor > 0
+
+    def at(self, value: float) -> float:
+        """Where a value is drawn."""
+        return max(value, self.floor)
+
+    def text_at(self, value: float) -> float:
+        """Where a text at a value stands: Plotly takes it in powers of ten on such an axis."""
+        return math.log10(self.at(value)) if self.logarithmic else value
+
+
+def shows_divergence(comparison: Comparison) -> bool:
+    """Whether the figure draws the KL divergence and not the loss.
+
+    It does where the loss tells no profile apart, as all are within tolerance, and the divergence
+    was measured for all and is not 0 everywhere.
+    """
+    compared = [row for row in comparison.rows if row.paired is not None]
+    return all(
+        within_tolerance(row.paired) and row.divergence is not None for row in compared
+    ) and any(row.divergence and row.divergence.value > 0 for row in compared)
 
 
 def tradeoff_figure(comparison: Comparison) -> Figure | None:
-    """Loss increase (nats per token, 95 % interval) against checkpoint size.
+    """Loss increase or KL divergence (nats per token, 95 % interval) against checkpoint size.
 
-    ``None`` where no variant has both.
+    :func:`shows_divergence` says which of the two. ``None`` where no variant has a loss
+    difference and a size.
     """
-    points = [
-        _Point(row=row, paired=row.paired, disk_bytes=row.disk_bytes)
-        for row in comparison.rows
-        if row.paired is not None and row.disk_bytes is not None
-    ]
+    points = _points(comparison)
     if not points:
         return None
+    quality = _divergence_axis(points) if shows_divergence(comparison) else _loss_axis(points)
     whole = comparison.baseline.disk_bytes if comparison.baseline else None
     largest = max([point.disk_bytes for point in points] + ([whole] if whole else []))
     scale, unit = (1e9, "GB") if largest >= 1e9 else (1e6, "MB")
     at = [point.disk_bytes / scale for point in points]
-    data = [_variant_points(points, at, recommended(comparison))]
+    data = [_variant_points(points, at, quality, recommended(comparison))]
+    lines, texts = quality.levels
     names = [
-        _name(x, point.paired.value, point.row.profile) for x, point in zip(at, points, strict=True)
+        _name(x, quality.text_at(point.drawn.value), point.row.profile)
+        for x, point in zip(at, points, strict=True)
     ]
     if whole:
-        data.append(_baseline_point(whole / scale))
-        names.append(_baseline_name(whole / scale))
+        data.append(_baseline_point(whole / scale, quality))
+        names.append(_baseline_name(whole / scale, quality))
         at.append(whole / scale)
-    limit = TOLERANCE * points[0].paired.baseline
     room = 0.18 * (max(at) - min(at)) or 0.1 * max(at) or 1.0
     reach = [min(at) - room, max(at) + room]
     return figure(
@@ -77,31 +123,69 @@ def tradeoff_figure(comparison: Comparison) -> Figure | None:
         height=370,
         margin={"l": 56, "r": 16, "t": 16, "b": 48},
         xaxis=axis(f"Checkpoint size ({unit})", range=reach, showgrid=False),
-        yaxis=axis("Loss increase (nats per token)", range=_reach(points, limit), nticks=7),
-        shapes=[_level(0.0, FAINT), _level(limit, ACCENT, "4px,3px")],
-        annotations=[_level_text(limit), *names],
+        yaxis=quality.axis,
+        shapes=list(lines),
+        annotations=[*texts, *names],
     )
 
 
-def _reach(points: list[_Point], limit: float) -> list[float]:
-    """Range of the loss axis: every interval, zero and the tolerance, with room around them."""
+def _points(comparison: Comparison) -> list[_Point]:
+    divergence = shows_divergence(comparison)
+    found = []
+    for row in comparison.rows:
+        drawn = row.divergence if divergence else row.paired
+        if row.paired is not None and drawn is not None and row.disk_bytes is not None:
+            found.append(_Point(row=row, paired=row.paired, drawn=drawn, disk_bytes=row.disk_bytes))
+    return found
+
+
+def _loss_axis(points: list[_Point]) -> _Quality:
+    """Linear: every interval, zero and the tolerance, with room around them."""
+    limit = TOLERANCE * points[0].paired.baseline
     low = min(0.0, *(point.low for point in points))
     high = max(limit, *(point.high for point in points))
     room = 0.11 * (high - low) or 1.0
-    return [low - room, high + room]
+    return _Quality(
+        axis=axis("Loss increase (nats per token)", range=[low - room, high + room], nticks=7),
+        levels=(
+            (_level(0.0, FAINT), _level(limit, ACCENT, "4px,3px")),
+            (_level_text(limit),),
+        ),
+    )
+
+
+def _divergence_axis(points: list[_Point]) -> _Quality:
+    """Logarithmic, as profiles lie decades apart; what is 0 stands at its foot."""
+    positive = [v for p in points for v in (p.low, p.drawn.value, p.high) if v > 0] or [1.0]
+    # A divergence below this is rounding, and would push all others to the top.
+    bottom = max(math.floor(math.log10(min(positive))), -12)
+    top = max(math.log10(max(positive)), bottom + 1)
+    return _Quality(
+        axis=axis(
+            "KL from the baseline (nats per token)",
+            type="log",
+            range=[bottom - 0.2, top + 0.15 * (top - bottom) + 0.1],
+            exponentformat="power",
+            dtick=1 if top - bottom > 2 else "D2",
+        ),
+        floor=10.0**bottom,
+    )
 
 
 def _variant_points(
-    points: list[_Point], at: list[float], best: ComparisonRow | None
+    points: list[_Point], at: list[float], quality: _Quality, best: ComparisonRow | None
 ) -> dict[str, Any]:
+    heights = [quality.at(point.drawn.value) for point in points]
     return {
         "type": "scatter",
         "mode": "markers",
         "x": list(at),
-        "y": [point.paired.value for point in points],
+        "y": heights,
         "error_y": {
             "type": "data",
-            "array": [point.high - point.paired.value for point in points],
+            "symmetric": False,
+            "array": [quality.at(p.high) - y for p, y in zip(points, heights, strict=True)],
+            "arrayminus": [y - quality.at(p.low) for p, y in zip(points, heights, strict=True)],
             "color": MUTED,
             "thickness": 1.5,
             "width": 5,
@@ -127,15 +211,20 @@ def _hover(point: _Point) -> str:
     if paired.low is not None and paired.high is not None:
         interval = f"{signed(paired.low, paired.stderr)} to {signed(paired.high, paired.stderr)}"
         said.append(f"95 %: {interval}, n = {count(paired.n)}")
+    kl = row.divergence
+    if kl is not None:
+        said.append(f"KL {score(kl.value)} nats per token")
+        if kl.low is not None and kl.high is not None:
+            said.append(f"95 %: {score(max(kl.low, 0.0))} to {score(kl.high)}")
     return "<br>".join(said)
 
 
-def _baseline_point(at: float) -> dict[str, Any]:
+def _baseline_point(at: float, quality: _Quality) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [at],
-        "y": [0.0],
+        "y": [quality.at(0.0)],
         "cliponaxis": False,
         "marker": {
             "size": 11,
@@ -147,15 +236,21 @@ def _baseline_point(at: float) -> dict[str, Any]:
     }
 
 
-def _baseline_name(at: float) -> dict[str, Any]:
-    """Name under the baseline's point: the variants' names are above theirs."""
+def _baseline_name(at: float, quality: _Quality) -> dict[str, Any]:
+    """Name under the baseline's point, or beside it at the foot of a logarithmic axis.
+
+    The variants' names are above theirs.
+    """
+    foot = quality.logarithmic
     return {
         "x": at,
-        "y": 0.0,
-        "text": BASELINE,
+        "y": quality.text_at(0.0),
+        "text": f"{BASELINE}: 0" if foot else BASELINE,
         "showarrow": False,
-        "yanchor": "top",
-        "yshift": -6,
+        "xanchor": "right" if foot else "center",
+        "xshift": -10 if foot else 0,
+        "yanchor": "bottom" if foot else "top",
+        "yshift": 0 if foot else -6,
         "font": {"size": 14, "color": MUTED},
     }
 

@@ -50,10 +50,14 @@ def tradeoff_view(comparison: Comparison) -> FigureView:
     return FigureView(
         id="tradeoff",
         title="What each step saves and costs",
-        caption=prose.TRADEOFF,
+        caption=prose.tradeoff_caption(comparison),
         figure=tradeoff_figure(comparison),
         missing=prose.no_tradeoff(comparison),
-        tables=_filled(tables.loss_table(comparison), tables.size_table(comparison)),
+        tables=_filled(
+            tables.loss_table(comparison),
+            tables.divergence_table(comparison),
+            tables.size_table(comparison),
+        ),
     )
 
 

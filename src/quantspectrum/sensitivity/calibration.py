@@ -1,26 +1,46 @@
-"""Observing the range of every op's input on calibration data."""
+"""Observing the ranges of every op's input and output on calibration data."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
+from quantspectrum.formats import Format, TensorScheme
+from quantspectrum.sensitivity.observers import Observer, observer_of
 
-__all__ = ["observe_ranges"]
+__all__ = ["OpRanges", "Ranges", "observe_op_ranges", "observe_ranges"]
 
 Ranges = dict[str, tuple[float, float]]
+Observers = dict[str, Observer]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, kw_only=True)
+class OpRanges:
+    """Op name to ``(min, max)`` of its input and of its output.
+
+    Ops the data never reaches are absent, and so are all where the format measures the input
+    itself or keeps it, or the output, in high precision.
+    """
+
+    inputs: Ranges = field(default_factory=dict)
+    outputs: Ranges = field(default_factory=dict)
+
+
 def observe_ranges(
-    model: nn.Module, names: Sequence[str], batches: Iterable[Batch], device: torch.device
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Batch],
+    device: torch.device,
+    scheme: TensorScheme | None = None,
 ) -> Ranges:
-    """Smallest and largest input of each op over the batches (min-max observer).
+    """Range of each op's input over the batches, by the observer of ``scheme`` (min-max).
 
     Padding does not count: where an op's input has the batch's ``(batch, tokens)`` as its first
     dimensions, positions outside the attention mask are left out.
@@ -31,42 +51,87 @@ def observe_ranges(
     Raises:
         UserError: An op saw a value that is not finite.
     """
-    extremes: dict[str, tuple[Tensor, Tensor]] = {}
-    with _observing(model, names, extremes) as set_mask:
+    return _observe(model, names, batches, device, scheme or TensorScheme(), None).inputs
+
+
+def observe_op_ranges(
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Batch],
+    device: torch.device,
+    fmt: Format,
+) -> OpRanges:
+    """The ranges that a format needs of its ops' inputs and outputs, by the observers it names.
+
+    Both are observed in the same pass over the batches, in the unquantized model. Padding does
+    not count, as in :func:`observe_ranges`. A format that needs no calibration costs no pass.
+
+    Raises:
+        UserError: An op received or produced a value that is not finite.
+    """
+    if not fmt.needs_calibration:
+        return OpRanges()
+    static = fmt.activation if fmt.activation is not None and not fmt.activation.dynamic else None
+    return _observe(model, names, batches, device, static, fmt.output)
+
+
+@torch.inference_mode()
+def _observe(
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Batch],
+    device: torch.device,
+    inputs: TensorScheme | None,
+    outputs: TensorScheme | None,
+) -> OpRanges:
+    received: Observers = {}
+    produced: Observers = {}
+    with _observing(model, names, (received, inputs), (produced, outputs)) as set_mask:
         for batch in batches:
-            inputs = batch.to(device).inputs
-            set_mask(inputs.get("attention_mask"))
-            model(**inputs, use_cache=False)
-    ranges = {name: (low.item(), high.item()) for name, (low, high) in extremes.items()}
-    for name, bounds in ranges.items():
-        if not all(map(torch.isfinite, map(torch.tensor, bounds))):
+            fields = batch.to(device).inputs
+            set_mask(fields.get("attention_mask"))
+            model(**fields, use_cache=False)
+    return OpRanges(inputs=_ranges(received, "receives"), outputs=_ranges(produced, "produces"))
+
+
+def _ranges(observers: Observers, verb: str) -> Ranges:
+    for name, observer in observers.items():
+        if not all(map(math.isfinite, observer.extremes())):
             raise UserError(
-                f"op {name} receives values that are not finite on the calibration data; "
+                f"op {name} {verb} values that are not finite on the calibration data; "
                 "check the checkpoint, or load it in another --dtype"
             )
-    return ranges
+    return {name: observer.range() for name, observer in observers.items()}
 
 
 @contextmanager
 def _observing(
-    model: nn.Module, names: Sequence[str], extremes: dict[str, tuple[Tensor, Tensor]]
+    model: nn.Module,
+    names: Sequence[str],
+    inputs: tuple[Observers, TensorScheme | None],
+    outputs: tuple[Observers, TensorScheme | None],
 ) -> Iterator[Callable[[Tensor | None], None]]:
     mask: list[Tensor | None] = [None]
 
-    def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0].detach()
-            if mask[0] is not None and x.ndim == 3 and x.shape[:2] == mask[0].shape:
-                x = x[mask[0].bool()]
-            low, high = torch.aminmax(x)
-            if name in extremes:
-                low = torch.minimum(low, extremes[name][0])
-                high = torch.maximum(high, extremes[name][1])
-            extremes[name] = low, high
+    def take(name: str, x: Tensor, observers: Observers, scheme: TensorScheme) -> None:
+        x = x.detach()
+        if mask[0] is not None and x.ndim == 3 and x.shape[:2] == mask[0].shape:
+            x = x[mask[0].bool()]
+        if x.numel():
+            if name not in observers:
+                observers[name] = observer_of(scheme)
+            observers[name].observe(x)
 
-        return hook
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def observe(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if inputs[1] is not None:
+                take(name, args[0], inputs[0], inputs[1])
+            if outputs[1] is not None:
+                take(name, output, outputs[0], outputs[1])
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(observe(name)) for name in names]
+        return observe
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
         yield lambda value: mask.__setitem__(0, value)
     finally:

@@ -1,25 +1,42 @@
 """Capture one forward pass; replay only what comes after a chosen op.
 
-Blocks that finished before an op first runs cannot depend on it. A replay therefore runs the
-model's own forward with those blocks answering from the capture, so that it needs no knowledge of
-the family's masks, rotary embeddings or merging of image features, and equals the full forward
-bit for bit. The blocks after the op, and the block that holds it, run as always.
+A stack of blocks is a chain: what block *b* gets is all that the blocks before it leave behind. The
+capture keeps the arguments each block was called with. A replay runs the model's own forward with
+the blocks before the op's skipped and the op's block called with its captured arguments, so that it
+needs no knowledge of the family's masks, rotary embeddings or merging of image features. Whether a
+family really is such a chain is not believed but tested: before a scan a replay with nothing
+perturbed must equal the captured pass bit for bit, or whole forward passes are run instead.
+
+Ops of one block can share a replay: every one gets a slot along the batch dimension, the block runs
+once per slot and what follows runs once for all. Kernels may add in another order at another batch
+size, so slot 0 stays unperturbed, and a slot's output is read as its difference from slot 0.
+
+The output head is linear, so its input is what is read (:mod:`quantspectrum.sensitivity.outputs`):
+the head itself is not run in replays unless it is an op under test.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from quantspectrum.data.encode import Batch
 from quantspectrum.models.adapter import Layout
+from quantspectrum.patching import replaced_forward
+from quantspectrum.sensitivity.outputs import Head
+from quantspectrum.sensitivity.store import TensorStore, default_limit
 
 __all__ = ["Capture", "ReplayEngine"]
+
+Activate = Callable[[], None]
+"""Makes the ops of one slot compute as they should."""
 
 
 @dataclass(kw_only=True)
@@ -28,15 +45,28 @@ class Capture:
 
     Attributes:
         inputs: The batch's model inputs, on the model's device.
-        logits: Output of the pass, ``(batch, tokens, vocabulary)``.
-        outputs: Each block's output by the block's name; only of blocks that ran once.
-        before: For each op that ran: the blocks that had finished when it first did.
+        values: What was read, ``(batch, tokens, hidden)`` or logits (see :class:`ReplayEngine`).
+        store: Where the captured tensors are.
+        calls: Arguments of each block, of blocks that ran once.
+        outputs: Outputs of what a replay may skip as a whole: last blocks, and modules around
+            a stack.
+        placeholders: Stand-ins for the outputs of skipped blocks that nothing reads.
+        before: For each op that ran: the blocks and modules that had finished when it first did.
     """
 
     inputs: dict[str, Tensor]
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    store: TensorStore
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    calls: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    placeholders: dict[str, Any] = field(default_factory=dict)
     before: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Free everything captured."""
+        self.store.close()
+        for kept in (self.calls, self.outputs, self.placeholders):
+            kept.clear()
 
 
 class ReplayEngine:
@@ -47,86 +77,284 @@ class ReplayEngine:
         layout: Where its blocks are.
         ops: Names of the ops that will be asked for.
         device: Where the model takes its inputs.
+        memory_limit: Bytes of captured tensors on the device, see :class:`TensorStore`; by
+            default half of what is free.
+
+    Attributes:
+        head: The linear output head whose input is read, or ``None`` when logits are: because
+            there is none, it is an op under test, or the model does more to the logits.
+        whole: Why whole forward passes are run instead of replays; ``None`` when they are not.
+        captured: Bytes of the largest capture so far by place.
     """
 
     def __init__(
-        self, model: nn.Module, layout: Layout, ops: Sequence[str], device: torch.device
+        self,
+        model: nn.Module,
+        layout: Layout,
+        ops: Sequence[str],
+        device: torch.device,
+        *,
+        memory_limit: int | None = None,
     ) -> None:
         """Look the blocks and ops up by name."""
         self._model = model
         self._device = device
+        self._limit = memory_limit
         self._ops = {name: model.get_submodule(name) for name in ops}
-        self._blocks = {
-            f"{stack.path}.{index}": block
+        self._stacks = {
+            stack.path: [f"{stack.path}.{i}" for i in range(len(_children(model, stack.path)))]
             for stack in layout.stacks
-            for index, block in enumerate(model.get_submodule(stack.path).children())
         }
+        self._units = {
+            name: model.get_submodule(name)
+            for path, blocks in self._stacks.items()
+            for name in (*_around(model, path), *blocks)
+        }
+        takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+        self._settings: dict[str, Any] = {"use_cache": False} if takes_cache else {}
+        self.head = Head.of(model, layout.head) if layout.head not in self._ops else None
+        self.whole = None if layout.stacks else "the model's structure is not known"
+        self._head_checked = False
+        self.captured: dict[str, int] = {}
 
-    @torch.inference_mode()
+    def blocks(self) -> list[str]:
+        """Names of all blocks."""
+        return [name for names in self._stacks.values() for name in names]
+
+    def block_of(self, op: str) -> str | None:
+        """Name of the block that holds an op; ``None`` outside every stack."""
+        for path, blocks in self._stacks.items():
+            if op.startswith(f"{path}."):
+                return blocks[int(op[len(path) + 1 :].split(".", 1)[0])]
+        return None
+
+    @torch.no_grad()
     def capture(self, batch: Batch) -> Capture:
-        """Run the model once and keep every block's output."""
-        capture = Capture(inputs=batch.to(self._device).inputs)
+        """Run the model once and keep what every block was called with."""
+        limit = self._limit if self._limit is not None else default_limit(self._device)
+        capture = Capture(inputs=batch.to(self._device).inputs, store=TensorStore(limit))
+        if not self._head_checked:
+            self._check_head(capture.inputs)
         with self._recording(capture):
-            capture.logits = self._run(capture.inputs)
+            capture.values = self.run(capture.inputs)
+        capture.store.seal()
+        for place, size in capture.store.used.items():
+            self.captured[place] = max(size, self.captured.get(place, 0))
         return capture
 
-    @torch.inference_mode()
-    def replay(self, capture: Capture, op: str) -> Tensor:
-        """Logits of the captured batch, computing only from the block that holds ``op`` on."""
-        with self._answering({n: capture.outputs[n] for n in capture.before[op]}):
-            return self._run(capture.inputs)
+    @torch.no_grad()
+    def check(self, capture: Capture) -> None:
+        """Run one replay a stack with nothing perturbed; fall back to whole passes if it differs."""
+        for blocks in self._stacks.values():
+            inside = [o for o in capture.before if (b := self.block_of(o)) and b in blocks]
+            if self.whole is None and inside:
+                op = inside[len(inside) // 2]
+                if not torch.equal(self.replay(capture, op), capture.values):
+                    self.whole = "a replay with nothing perturbed differed from the forward pass"
 
-    def _run(self, inputs: dict[str, Tensor]) -> Tensor:
-        logits = self._model(**inputs, use_cache=False).logits
-        assert isinstance(logits, Tensor)
-        return logits
+    @torch.no_grad()
+    def replay(self, capture: Capture, op: str) -> Tensor:
+        """What is read of the captured batch, computing only from the block that holds ``op`` on."""
+        return self.run_from(capture, op)
+
+    def run_from(self, capture: Capture, op: str) -> Tensor:
+        """The same, with gradients where they are enabled."""
+        with ExitStack() as stack:
+            if self.whole is None:
+                self._skip(stack, capture, op, times=1)
+                block = self.block_of(op)
+                if block is not None and block in capture.calls:
+                    self._call_again(stack, capture, block, [lambda: None], lambda: None)
+            return self.run(capture.inputs)
+
+    @torch.no_grad()
+    def replay_together(
+        self, capture: Capture, ops: Sequence[str], slots: Sequence[Activate], rest: Activate
+    ) -> list[Tensor]:
+        """Replay ops of one block, each in a slot of its own.
+
+        Args:
+            capture: The pass to replay.
+            ops: Ops of one block.
+            slots: For each op: makes the block's ops compute as that slot wants.
+            rest: Makes everything compute as in the captured pass.
+
+        Returns:
+            For each op what is read, float32.
+        """
+        block = self.block_of(ops[0])
+        assert self.whole is None
+        assert block is not None
+        assert all(self.block_of(op) == block for op in ops)
+        times = len(slots) + 1
+        with ExitStack() as stack:
+            self._skip(stack, capture, ops[0], times)
+            self._call_again(stack, capture, block, [rest, *slots], rest)
+            values = self.run(repeated(capture.inputs, times))
+        reference, *others = values.float().chunk(times)
+        return [capture.values.float() + (other - reference) for other in others]
+
+    def run(self, inputs: dict[str, Tensor]) -> Tensor:
+        """One forward pass; returns what is read."""
+        if self.head is None:
+            logits = self._model(**inputs, **self._settings).logits
+            assert isinstance(logits, Tensor)
+            return logits
+        read: list[Tensor] = []
+
+        def forward(x: Tensor) -> Tensor:
+            read.append(x)
+            return x[..., :1]
+
+        with replaced_forward(self.head.module, forward):
+            self._model(**inputs, **self._settings)
+        return read[-1]
+
+    def _check_head(self, inputs: dict[str, Tensor]) -> None:
+        """Read logits instead of the head's input when the model does more than apply the head."""
+        self._head_checked = True
+        if self.head is None:
+            return
+        logits = self._model(**inputs, **self._settings).logits
+        hidden = self.run(inputs)
+        some = slice(None, 32)
+        found = logits.flatten(0, -2)[some].float()
+        made = self.head.logits(hidden.flatten(0, -2)[some])
+        if found.shape != made.shape or not bool((found - made).norm() <= 0.02 * made.norm()):
+            self.head = None
+
+    def _skip(self, stack: ExitStack, capture: Capture, op: str, times: int) -> None:
+        """Answer for every unit that had finished before ``op`` first ran."""
+        done = capture.before[op]
+        around = {name for path in self._stacks for name in _parents(path)}
+        for name in done:
+            if any(name.startswith(f"{other}.") for other in done):
+                continue
+            # What a module beside a stack gives may have its batch in any dimension (rotary
+            # tables), so that it cannot be repeated: it is computed.
+            if times > 1 and name not in around and name not in capture.placeholders:
+                continue
+            if name in capture.placeholders and not self._is_read(name, done):
+                answer = capture.placeholders[name]
+            else:
+                answer = capture.store.get(capture.outputs[name])
+            if times > 1:
+                answer = repeated(answer, times)
+            stack.enter_context(replaced_forward(self._units[name], _returning(answer)))
+
+    def _is_read(self, block: str, done: frozenset[str]) -> bool:
+        """Whether something outside its stack can read the block's output: only the last one's."""
+        blocks = self._stacks[block.rpartition(".")[0]]
+        return block == blocks[-1] and block in done
+
+    def _call_again(
+        self,
+        stack: ExitStack,
+        capture: Capture,
+        block: str,
+        slots: Sequence[Activate],
+        rest: Activate,
+    ) -> None:
+        """Call the block with its captured arguments, once a slot."""
+        module = self._units[block]
+        own = module.forward
+        args, kwargs = capture.store.get(capture.calls[block])
+
+        def forward(*_args: Any, **_kwargs: Any) -> Any:
+            outputs = []
+            for activate in slots:
+                activate()
+                outputs.append(own(*args, **kwargs))
+            rest()
+            return outputs[0] if len(outputs) == 1 else joined(outputs)
+
+        stack.enter_context(replaced_forward(module, forward))
 
     @contextmanager
     def _recording(self, capture: Capture) -> Iterator[None]:
         runs: dict[str, int] = {}
+        done: list[str] = []
+        last = {blocks[-1] for blocks in self._stacks.values() if blocks}
+        blocks = set(self.blocks())
 
-        def block_done(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        def unit_starts(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
                 runs[name] = runs.get(name, 0) + 1
-                capture.outputs[name] = output
-                # A block that runs again has no single output to answer with.
-                if runs[name] > 1:
-                    del capture.outputs[name]
+                if name in blocks and runs[name] == 1:
+                    capture.calls[name] = capture.store.put((args, kwargs))
+
+            return hook
+
+        def unit_done(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                done.append(name)
+                if name in blocks:
+                    capture.placeholders[name] = pytree.tree_map_only(Tensor, _hollow, output)
+                if name in last or name not in blocks:
+                    capture.outputs[name] = capture.store.put(output)
 
             return hook
 
         def op_starts(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _args: Any) -> None:
-                capture.before.setdefault(name, frozenset(capture.outputs))
+                capture.before.setdefault(name, frozenset(done))
 
             return hook
 
-        handles = [
-            block.register_forward_hook(block_done(n)) for n, block in self._blocks.items()
-        ] + [op.register_forward_pre_hook(op_starts(n)) for n, op in self._ops.items()]
+        handles = [op.register_forward_pre_hook(op_starts(n)) for n, op in self._ops.items()]
+        if self.whole is None:
+            for name, unit in self._units.items():
+                handles.append(unit.register_forward_pre_hook(unit_starts(name), with_kwargs=True))
+                handles.append(unit.register_forward_hook(unit_done(name)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-        repeated = {name for name, count in runs.items() if count > 1}
-        capture.before = {op: done - repeated for op, done in capture.before.items()}
+        if repeats := sorted(name for name, count in runs.items() if count > 1):
+            self.whole = f"{repeats[0]} runs more than once in a forward pass"
 
-    @contextmanager
-    def _answering(self, outputs: dict[str, Any]) -> Iterator[None]:
-        def answer(output: Any) -> Callable[..., Any]:
-            return lambda *_args, **_kwargs: output
 
-        replaced: list[tuple[nn.Module, Any]] = []
-        try:
-            for name, output in outputs.items():
-                block = self._blocks[name]
-                replaced.append((block, block.__dict__.get("forward")))
-                block.forward = answer(output)
-            yield
-        finally:
-            for block, own in replaced:
-                if own is None:
-                    del block.forward
-                else:
-                    block.forward = own
+def _children(model: nn.Module, path: str) -> list[nn.Module]:
+    return list(model.get_submodule(path).children())
+
+
+def _parents(path: str) -> list[str]:
+    """``a`` and ``a.b`` of ``a.b.c``: the modules around a stack."""
+    parts = path.split(".")[:-1]
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _around(model: nn.Module, path: str) -> list[str]:
+    """The modules around a stack, and those beside it."""
+    around = _parents(path)
+    parent = around[-1] if around else ""
+    prefix = f"{parent}." if parent else ""
+    beside = [name for name, _ in model.get_submodule(parent).named_children()]
+    return [*around, *(f"{prefix}{name}" for name in beside if f"{prefix}{name}" != path)]
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape, type and device that takes no memory."""
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+def _returning(answer: Any) -> Callable[..., Any]:
+    return lambda *_args, **_kwargs: answer
+
+
+def repeated(tree: Any, times: int) -> Any:
+    """Every tensor repeated along its first dimension; without it, as it is."""
+    return pytree.tree_map_only(
+        Tensor, lambda x: x.repeat(times, *[1] * (x.ndim - 1)) if x.ndim else x, tree
+    )
+
+
+def joined(outputs: Sequence[Any]) -> Any:
+    """Outputs of one structure, tensors concatenated along their first dimension."""
+    leaves = [pytree.tree_flatten(output) for output in outputs]
+    merged = [
+        torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
+        for parts in zip(*(flat for flat, _ in leaves), strict=True)
+    ]
+    return pytree.tree_unflatten(merged, leaves[0][1])

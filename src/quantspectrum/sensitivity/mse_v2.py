@@ -19,79 +19,38 @@ sensitive the op. That number is ``raw["residual_sse"]`` here; it and the ``fall
 the same order when every sample weighs the same. INC counts padding tokens, returns the order
 without the numbers, and lets ranks of the first batch count zero; this does not.
 
-Cost: one replay per op and batch, from the block that holds the op.
+Cost: one replay per op and batch, from the block that holds the op. The logits themselves are not
+needed: the error is a quadratic form of the head's input (:meth:`Head.squared_norm`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Literal
-
-import torch
 from torch import Tensor
 
-__all__ = ["NAME", "NOT_FINITE", "measure", "signal", "summarize"]
+from quantspectrum.sensitivity.metric import PerSample, Summary, summary
+from quantspectrum.sensitivity.outputs import Difference, Reference
+
+__all__ = ["NAME", "measure", "reference_values", "summarize"]
 
 NAME = "mse_v2"
 
-NOT_FINITE = 1e30
-"""Relative squared error given to a sample whose perturbed output is not finite."""
 
-Values = dict[str, list[float]]
-
-
-def signal(reference: Tensor, mask: Tensor) -> list[float]:
-    """Sum of squared reference logits per sample; ``mask`` is ``(batch, tokens)``."""
-    return [_sum_of_squares(row[keep]) for row, keep in zip(reference, mask, strict=True)]
+def reference_values(reference: Reference) -> dict[str, Tensor]:
+    """``signal``: sum of squared reference logits per sample."""
+    return {"signal": reference.rows.per_sample(reference.squared_norm())}
 
 
-def measure(reference: Tensor, perturbed: Tensor, mask: Tensor) -> Values:
-    """Sum of squared differences per sample, ``{"sse": [...]}``; logits ``(batch, tokens, V)``.
-
-    Samples are taken one by one so that the float32 difference of a whole batch never exists.
-    """
-    rows = zip(reference, perturbed, mask, strict=True)
-    return {"sse": [_sum_of_squares(b[m].float() - a[m].float()) for a, b, m in rows]}
+def measure(difference: Difference) -> dict[str, Tensor]:
+    """``sse``: sum of squared differences of the logits per sample."""
+    rows = difference.reference.rows
+    return {"sse": rows.per_sample(difference.squared_error())}
 
 
-def _sum_of_squares(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x, dtype=torch.float32).double().square())
-
-
-def _relative(sse: float, signal: float) -> float:
-    return sse / signal if math.isfinite(sse) else NOT_FINITE
-
-
-def summarize(
-    base: Literal["isolate", "fallback"],
-    op: Sequence[float],
-    everything: Sequence[float] | None,
-    signals: Sequence[float],
-) -> tuple[float, float | None, dict[str, float]]:
-    """Score, standard error and raw numbers of one op from its per-sample ``sse``.
-
-    Args:
-        base: Which of the two formulas above.
-        op: The op's ``sse`` per sample.
-        everything: ``sse`` with every candidate quantized (base ``fallback``), else ``None``.
-        signals: Sum of squared reference logits per sample.
-    """
-    raw = {"sse": math.fsum(op)} if base == "isolate" else {"residual_sse": math.fsum(op)}
-    values = [_relative(sse, s) for sse, s in zip(op, signals, strict=True)]
-    if base == "fallback":
-        assert everything is not None
-        raw["total_sse"] = math.fsum(everything)
-        whole = [_relative(sse, s) for sse, s in zip(everything, signals, strict=True)]
-        values = [total - rest for total, rest in zip(whole, values, strict=True)]
-    raw["signal"] = math.fsum(signals)
-    raw = {key: number for key, number in raw.items() if math.isfinite(number)}
-    pairs = zip(op, everything or op, strict=True)
-    if lost := sum(not all(map(math.isfinite, pair)) for pair in pairs):
-        raw["samples_not_finite"] = float(lost)
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, None, raw
-    variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
-    return mean, math.sqrt(variance / n), raw
+def summarize(op: PerSample, everything: PerSample | None, reference: PerSample) -> Summary:
+    """Score of one op from its ``sse`` per sample; with ``everything``, base ``fallback``."""
+    return summary(
+        op["sse"],
+        everything["sse"] if everything is not None else None,
+        reference["signal"],
+        names=("sse", "signal"),
+    )

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["Estimate", "paired_ratio", "t_quantile"]
+__all__ = ["Estimate", "paired_ratio", "spearman", "t_quantile"]
 
 CONFIDENCE = 0.95
 
@@ -97,3 +97,23 @@ def t_quantile(degrees: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if within(middle) < CONFIDENCE else (low, middle)
     return math.sqrt(degrees) * math.tan(low)
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties sharing the mean of their ranks; ``None`` where undefined.
+
+    It is undefined for fewer than two pairs and where one side is constant.
+    """
+    assert len(a) == len(b), "one value of each side per item"
+    x, y = _ranks(a), _ranks(b)
+    x, y = x - x.mean() if len(x) else x, y - y.mean() if len(y) else y
+    norm = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / norm if norm > 0 else None
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    data = np.asarray(values, dtype=np.float64)
+    _, inverse, counts = np.unique(data, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: np.ndarray[tuple[int], np.dtype[np.float64]] = (last - (counts - 1) / 2)[inverse]
+    return ranks

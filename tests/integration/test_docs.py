@@ -1,0 +1,201 @@
+"""The commands that README.md and docs/ show do what is said there.
+
+They run in the order shown, in an empty folder, with the options shown and smaller counts of
+samples; a model is replaced by one that needs no download, a data file by one made here. A
+command, a model or a file that is not known here fails.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import models_tiny
+from integration.docs_commands import DOCUMENTS, ROOT, fences, shown_commands
+from quantspectrum.artifacts import (
+    Evaluation,
+    Manifest,
+    SensitivityReport,
+    Spectrum,
+    read_artifact,
+)
+from quantspectrum.cli import build_parser, main
+from quantspectrum.data.pictures import disc
+from quantspectrum.demo import model_dir
+
+PROFILES = ("mild", "medium", "aggressive", "max")
+
+_DEVICE = ("--device", "cpu", "--quiet")
+_DATA = (
+    *("--calibration", "2", "--samples", "2", "--eval-samples", "2", "--batch-size", "2"),
+    *("--max-length", "128", "--max-new-tokens", "4"),
+)
+
+ADDED: dict[str, tuple[str, ...]] = {
+    "run": (*_DEVICE, *_DATA),
+    "ops": _DEVICE,
+    "sensitivity": (*_DEVICE, *_DATA),
+    "spectrum": ("--quiet",),
+    "quantize": _DEVICE,
+    "evaluate": (*_DEVICE, *_DATA),
+}
+"""Every command that is run, and what is added so that it takes seconds."""
+
+MODELS = ("MODEL", "Qwen/Qwen2.5-VL-3B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct")
+"""Models that stand for others; any other must be a directory by the time it is used."""
+
+
+def commands_of(program: str) -> list[tuple[str, list[str]]]:
+    return [
+        (document, command)
+        for document in DOCUMENTS
+        for command in shown_commands(document)
+        if command[0] == program
+    ]
+
+
+def write_data(folder: Path) -> None:
+    """The files that the documents give to ``--data`` and ``--images``."""
+    (folder / "val2017").mkdir()
+    images, annotations = [], []
+    for i in range(8):
+        name = f"{i:012d}.jpg"
+        disc(56, (25 * i, 90, 200 - 25 * i)).save(folder / "val2017" / name)
+        images.append({"id": i, "file_name": name})
+        caption = f"A disc of colour number {i} on a white ground."
+        annotations.append({"id": 100 + i, "image_id": i, "caption": caption})
+    made = {"images": images, "annotations": annotations}
+    (folder / "captions_val2017.json").write_text(json.dumps(made))
+    for name in ("notes.txt", "wiki.test.raw"):
+        lines = [f"{name}, passage {i}: " + "a plain sentence. " * 60 for i in range(8)]
+        (folder / name).write_text("\n\n".join(lines))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    write_data(work)
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For every model of the documents, one of its kind that is there."""
+    made = tmp_path_factory.mktemp("models")
+    vision = models_tiny.save(models_tiny.qwen2_5_vl(), made / "vision")
+    text = models_tiny.save(models_tiny.causal_lm(), made / "text")
+    return dict(zip(MODELS, (model_dir(), vision, text), strict=True))
+
+
+def runnable(command: list[str], stand_ins: dict[str, Path]) -> list[str]:
+    """What is given to the command line in place of what is shown."""
+    name, *rest = command[1:]
+    assert name in ADDED, f"tests/integration/test_docs.py does not know {shlex.join(command)}"
+    return [name, *(str(stand_ins.get(word, word)) for word in rest), *ADDED[name]]
+
+
+def check_written(arguments: list[str]) -> None:
+    """Everything the documents promise of a command's ``--out`` is there and can be read."""
+    asked = build_parser().parse_args(arguments)
+    command = arguments[0]
+    if command == "ops":
+        return
+    out = Path(asked.out)
+    if command == "sensitivity":
+        report = read_artifact(out, SensitivityReport)
+        assert report.complete
+        assert report.base == asked.base[0]
+        assert out.with_suffix(".md").is_file()
+    elif command == "spectrum":
+        names = [profile.name for profile in read_artifact(out, Spectrum).profiles]
+        cuts = [cut.split("=")[0] for cut in asked.cut] if asked.cut else list(PROFILES)
+        assert names[-len(cuts) :] == cuts
+    elif command == "quantize":
+        assert read_artifact(out / "manifest.json", Manifest).profile.name == asked.profile
+        assert (out / "model.safetensors").is_file()
+    elif command == "evaluate":
+        assert read_artifact(out, Evaluation).label == asked.label
+    else:
+        check_run(out)
+
+
+def check_run(out: Path) -> None:
+    expected = ["run.json", "report.html", "report.md", "spectrum.json", "baseline/evaluation.json"]
+    expected += [f"variants/{name}/manifest.json" for name in PROFILES]
+    expected += [f"evaluations/{name}.json" for name in PROFILES]
+    assert [name for name in expected if not (out / name).is_file()] == []
+    reports = sorted((out / "sensitivity").iterdir())
+    assert {path.suffix for path in reports} == {".json", ".md"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_only_known_commands_are_shown(document: str) -> None:
+    commands = shown_commands(document)
+    assert commands
+    assert {language for language, _ in fences(document)} == {"console"}
+    for command in commands:
+        assert command[0] in ("quantspectrum", "make", "pip"), shlex.join(command)
+        if command[0] == "quantspectrum":
+            build_parser().parse_args(runnable(command, {}))
+
+
+def test_a_command_that_is_not_known_fails() -> None:
+    with pytest.raises(AssertionError, match="does not know quantspectrum doctor --json"):
+        runnable(["quantspectrum", "doctor", "--json"], {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_run_in_order(
+    document: str, folder: Path, stand_ins: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in shown_commands(document):
+        if command[0] != "quantspectrum":
+            continue
+        arguments = runnable(command, stand_ins)
+        model = getattr(build_parser().parse_args(arguments), "model", None)
+        assert model is None or Path(model).is_dir(), f"no stand-in for the model {model}"
+        code = main(arguments)
+        captured = capsys.readouterr()
+        assert code == 0, f"{shlex.join(command)}: {captured.err}"
+        assert captured.out.strip(), f"{shlex.join(command)} says nothing"
+        check_written(arguments)
+
+
+@pytest.mark.parametrize(("document", "command"), commands_of("make"))
+def test_make_has_the_target(document: str, command: list[str]) -> None:
+    make = shutil.which("make")
+    assert make is not None, "make is needed to set the project up"
+    # With names of its own for everything a target makes, so that nothing counts as made.
+    done = subprocess.run(
+        [make, "-n", *command[1:], "VENV=nowhere"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        program, *rest = shlex.split(line) or [""]
+        if Path(program).name == "quantspectrum":
+            build_parser().parse_args(rest)
+
+
+@pytest.mark.parametrize(("document", "command"), commands_of("pip"))
+def test_pip_finds_what_it_is_told_to_install(document: str, command: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name, *rest = command[1:]
+    assert name == "install"
+    while rest:
+        word = rest.pop(0)
+        if word == "-c":
+            assert (ROOT / rest.pop(0)).is_file()
+            continue
+        package, _, extras = word.removesuffix("]").partition("[")
+        assert package in (".", project["name"]), word
+        known = project["optional-dependencies"]
+        assert [e for e in extras.split(",") if extras and e not in known] == []
