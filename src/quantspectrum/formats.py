@@ -106,6 +106,27 @@ class Format(_Frozen):
         static_input = self.activation is not None and not self.activation.dynamic
         return static_input or self.output is not None
 
+    @property
+    def integer(self) -> bool:
+        """Whether an op computes in integers from input to output (:mod:`quantspectrum.integer`).
+
+        So it does where PyTorch has an integer kernel for it: affine static activations in and
+        out, and a weight that is symmetric per channel.
+        """
+        schemes = (self.activation, self.output)
+        activations = all(
+            act is not None
+            and (act.kind, act.granularity, act.symmetric, act.dynamic)
+            == ("int", "tensor", False, False)
+            for act in schemes
+        )
+        weight = self.weight
+        return activations and (weight.kind, weight.granularity, weight.symmetric) == (
+            "int",
+            "channel",
+            True,
+        )
+
 
 _CHANNEL = TensorScheme(granularity="channel")
 _TOKEN = TensorScheme(granularity="token", dynamic=True)
