@@ -324,6 +324,17 @@ def image_batch(lengths: Sequence[int] = (9, 5), *, seed: int = 0, name: str = "
     return _batch(ids, whole, name, media | {"mm_token_type_ids": (ids == IMAGE).long()})
 
 
+def pixel_batch(count: int = 3, *, seed: int = 0, name: str = "pixels") -> Batch:
+    """Random pictures of 32 x 32 pixels for classifiers, which have no tokens."""
+    rng = torch.Generator().manual_seed(seed)
+    return Batch(
+        inputs={"pixel_values": torch.randn(count, 3, 32, 32, generator=rng)},
+        target=torch.zeros(count, 0, dtype=torch.bool),
+        sample_ids=tuple(f"{name}:{row}" for row in range(count)),
+        kinds=("image+text",) * count,
+    )
+
+
 def _batch(ids: Tensor, lengths: Sequence[int], name: str, more: dict[str, Tensor]) -> Batch:
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long()
     target = mask.bool().clone()

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import itertools
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,119 +13,92 @@ from quantspectrum.artifacts import OpScore, SensitivityReport, read_artifact, w
 from quantspectrum.backends.compressed_tensors import write
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
-from quantspectrum.formats import Format, preset
-from quantspectrum.lenses.native import NativeRequest, score_ops
+from quantspectrum.formats import preset
+from quantspectrum.lenses.native import score_ops
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.ops import OpTable, list_ops
-from quantspectrum.sensitivity import mse_v2
 from quantspectrum.sensitivity.calibration import observe_ranges
-from quantspectrum.simulation import OpPlan, Simulation
-from quantspectrum.spectrum.build import build_spectrum
+from quantspectrum.sensitivity.metric import mean_and_stderr
+from quantspectrum.simulation import OpPlan
+from scans import (
+    BASES,
+    MIXED,
+    TEXT,
+    UNSEEN,
+    Base,
+    by_whole_passes,
+    logits_with,
+    nothing,
+    plans_of,
+    request_of,
+    score,
+)
 
-Base = Literal["isolate", "fallback"]
-BASES: tuple[Base, ...] = ("isolate", "fallback")
-TEXT = [models_tiny.text_batch(), models_tiny.text_batch((5, 9, 4), seed=1, name="more")]
-MIXED = [models_tiny.text_batch(vision=True), models_tiny.image_batch()]
-UNSEEN = [models_tiny.text_batch((8, 8), seed=2, name="unseen")]
 LANGUAGE = "model.language_model.layers"
+IMAGES = [models_tiny.image_batch()]
 
 
-def nothing() -> None:
-    pass
-
-
-def request_of(
-    fmt: Format,
-    base: Base,
-    selection: Sequence[Batch] = TEXT,
-    calibration: Sequence[Batch] | None = None,
-    journal: Path | None = None,
-) -> NativeRequest:
-    return NativeRequest(
-        format=fmt,
-        base=base,
-        calibration=UNSEEN if calibration is None else calibration,
-        selection=selection,
-        data=models_tiny.identities(*selection),
-        seed=7,
-        journal=journal,
-    )
-
-
-def score(
-    model: nn.Module,
-    fmt: str = "w8a8",
-    base: Base = "isolate",
-    *,
-    step: Callable[[], None] = nothing,
-    table: OpTable | None = None,
-    **more: Any,
-) -> SensitivityReport:
-    loaded = models_tiny.loaded(model)
-    table = table or list_ops(loaded.model, loaded.layout)
-    return score_ops(loaded, table, request_of(preset(fmt), base, **more), step=step)
-
-
-def stop_at(count: int) -> Callable[[], None]:
-    """A step that interrupts the scan when it is called for the ``count``-th time."""
-    calls = itertools.count(1)
-
-    def step() -> None:
-        if next(calls) == count:
-            raise KeyboardInterrupt
-
-    return step
+def numbers(report: SensitivityReport) -> dict[str, tuple[float, float | None, dict[str, float]]]:
+    return {op.name: (op.score, op.stderr, op.raw) for op in report.ops}
 
 
 def brute_force(
-    loaded: Loaded, ops: Sequence[str], request: NativeRequest
+    loaded: Loaded, fmt: str, base: Base, selection: list[Batch], calibration: list[Batch]
 ) -> dict[str, tuple[float, float | None]]:
-    """Score and standard error of every op by whole forward passes, nothing replayed."""
-    ranges = observe_ranges(loaded.model, ops, request.calibration, loaded.device)
-    plans = {op: OpPlan(format=request.format, input_range=ranges[op]) for op in ops}
+    """Score and standard error of every op from explicit float64 logits of whole passes."""
+    plans = plans_of(loaded, preset(fmt), calibration)
 
     def errors(active: set[str]) -> list[float]:
         found: list[float] = []
-        for batch in request.selection:
-            reference = models_tiny.logits(loaded.model, batch)
-            with Simulation(loaded.model, plans) as simulation:
-                simulation.activate(active)
-                perturbed = models_tiny.logits(loaded.model, batch)
-            mask = batch.inputs["attention_mask"].bool()
-            found += mse_v2.measure(reference, perturbed, mask)["sse"]
+        for batch in selection:
+            mask = batch.inputs["attention_mask"][..., None]
+            reference = logits_with(loaded, plans, set(), batch) * mask
+            difference = logits_with(loaded, plans, active, batch) * mask - reference
+            ratio = difference.square().sum((1, 2)) / reference.square().sum((1, 2))
+            found += ratio.tolist()
         return found
 
-    signals: list[float] = []
-    for batch in request.selection:
-        mask = batch.inputs["attention_mask"].bool()
-        signals += mse_v2.signal(models_tiny.logits(loaded.model, batch), mask)
-    everything = errors(set(ops)) if request.base == "fallback" else None
-    active = (lambda op: {op}) if request.base == "isolate" else (lambda op: set(ops) - {op})
+    if base == "isolate":
+        return {op: mean_and_stderr(errors({op})) for op in plans}
+    everything = errors(set(plans))
     return {
-        op: mse_v2.summarize(request.base, errors(active(op)), everything, signals)[:2]
-        for op in ops
+        op: mean_and_stderr(
+            [total - rest for total, rest in zip(everything, errors({*plans} - {op}), strict=True)]
+        )
+        for op in plans
     }
+
+
+def assert_close(
+    report: SensitivityReport, expected: dict[str, tuple[float, float | None]]
+) -> None:
+    assert {op.name for op in report.ops} == expected.keys()
+    # Of a difference of two sums, the last digits are those of the sums.
+    digits = 1e-5 * max(abs(score) for score, _ in expected.values())
+    for op in report.ops:
+        score, stderr = expected[op.name]
+        assert op.score == pytest.approx(score, rel=1e-4, abs=digits), op.name
+        assert op.stderr == pytest.approx(stderr, rel=1e-4, abs=digits), op.name
 
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("fmt", models_tiny.FORMATS)
 def test_scores_equal_whole_forward_passes(llama: nn.Module, fmt: str, base: Base) -> None:
-    loaded = models_tiny.loaded(llama)
-    table = list_ops(llama, loaded.layout)
-    request = request_of(preset(fmt), base)
-    report = score_ops(loaded, table, request, step=nothing)
-    expected = brute_force(loaded, [op.name for op in table.candidates], request)
-    assert {op.name: (op.score, op.stderr) for op in report.ops} == expected
+    report = score(llama, fmt, base)
+    assert_close(report, brute_force(models_tiny.loaded(llama), fmt, base, TEXT, UNSEEN))
+    # Of replays and whole passes through the same arithmetic not even the last digit differs.
+    assert numbers(report) == numbers(score(by_whole_passes(llama), fmt, base))
+    assert report.engine is not None
+    assert report.engine.replay
 
 
 @pytest.mark.parametrize("base", BASES)
 def test_scores_of_images_equal_whole_forward_passes(vl: nn.Module, base: Base) -> None:
-    loaded = models_tiny.loaded(vl)
-    table = list_ops(vl, loaded.layout)
-    request = request_of(preset("w8a8-static-affine"), base, MIXED, [models_tiny.image_batch()])
-    report = score_ops(loaded, table, request, step=nothing)
-    expected = brute_force(loaded, [op.name for op in table.candidates], request)
-    assert {op.name: (op.score, op.stderr) for op in report.ops} == expected
+    fmt = "w8a8-static-affine"
+    report = score(vl, fmt, base, selection=MIXED, calibration=IMAGES)
+    assert_close(report, brute_force(models_tiny.loaded(vl), fmt, base, MIXED, IMAGES))
+    whole = score(by_whole_passes(vl), fmt, base, selection=MIXED, calibration=IMAGES)
+    assert numbers(report) == numbers(whole)
 
 
 def test_a_report_says_what_was_done(llama: nn.Module, tmp_path: Path) -> None:
@@ -140,16 +110,33 @@ def test_a_report_says_what_was_done(llama: nn.Module, tmp_path: Path) -> None:
     )
     assert report.complete
     assert report.stopped_by is None
+    assert report.estimator is None
+    assert report.rescored is None
     assert (report.coverage.found, report.coverage.scored) == (15, 14)
+    assert report.coverage.estimated == 0
     assert [note.name for note in report.coverage.kept] == ["lm_head"]
     assert report.coverage.skipped == ()
     assert report.provenance.seed == 7
     assert report.provenance.data == models_tiny.identities(*TEXT)
     assert report.provenance.model == models_tiny.loaded(llama).identity
     assert {op.n for op in report.ops} == {5}
+    assert {op.kind for op in report.ops} == {"measured"}
     assert all(op.stderr is not None and op.stderr >= 0 for op in report.ops)
     write_artifact(tmp_path / "report.json", report)
     assert read_artifact(tmp_path / "report.json", SensitivityReport) == report
+
+
+def test_a_report_says_how_it_was_measured(llama: nn.Module) -> None:
+    note = score(llama, slots=8).engine
+    assert note is not None
+    assert (note.replay, note.whole_because, note.head_read) == (True, None, True)
+    assert (note.slots, note.batches, note.batch_size) == (8, 2, 3)
+    assert note.captured_bytes["host"] > 0
+    assert note.captured_bytes["disk"] == 0
+    assert set(note.seconds) == {"calibration", "passes", "scan"}
+    whole = score(by_whole_passes(llama), slots=8).engine
+    assert whole is not None
+    assert (whole.replay, whole.whole_because) == (False, "the model's structure is not known")
 
 
 def test_ranks_follow_the_scores(llama: nn.Module) -> None:
@@ -211,8 +198,7 @@ def test_a_planted_outlier_ranks_first_in_either_component(
     vl: nn.Module, block: str, base: Base
 ) -> None:
     outlier_input(vl, block)
-    images = [models_tiny.image_batch()]
-    report = score(vl, "w8a8-static", base, selection=images, calibration=images)
+    report = score(vl, "w8a8-static", base, selection=IMAGES, calibration=IMAGES)
     assert report.ops[0].name == f"{block}.mlp.down_proj"
 
 
@@ -264,128 +250,6 @@ def test_the_model_is_left_as_it_was(vl: nn.Module, fmt: str, base: Base) -> Non
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("stop", [1, 2, 5, 14, 15, 20, 28])
-def test_an_interrupted_scan_reports_what_it_has(llama: nn.Module, stop: int, base: Base) -> None:
-    report = score(llama, base=base, step=stop_at(stop))
-    assert not report.complete
-    assert report.stopped_by == "interrupted"
-    candidates = list_ops(llama, models_tiny.loaded(llama).layout).candidates
-    missing = {op.group for op in candidates[stop:]}
-    scored = {op.name for op in report.ops}
-    # Every whole group has its scores; half a group may have or not.
-    assert scored >= {op.name for op in candidates if op.group not in missing}
-    assert scored <= {op.name for op in candidates[:stop]}
-    assert len(scored) == report.coverage.scored
-    assert {op.n for op in report.ops} <= {2 if stop < 28 else 5}
-    noted = [*report.coverage.kept, *report.coverage.skipped]
-    listed = [op.name for op in report.ops] + [note.name for note in noted]
-    assert len(set(listed)) == len(listed) == report.coverage.found == 15
-    assert all("interrupted" in note.reason for note in report.coverage.skipped)
-    assert models_tiny.forwards(llama) == {}
-    assert models_tiny.hooks(llama) == 0
-
-
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("fmt", ["w8a8", "w8a8-static"])
-@pytest.mark.parametrize("stop", [1, 5, 14, 20, 28])
-def test_a_resumed_scan_equals_an_uninterrupted_one(
-    llama: nn.Module, tmp_path: Path, stop: int, fmt: str, base: Base
-) -> None:
-    journal = tmp_path / "scan.journal.jsonl"
-    expected = score(llama, fmt, base)
-    assert not score(llama, fmt, base, journal=journal, step=stop_at(stop)).complete
-    resumed = score(llama, fmt, base, journal=journal)
-    assert resumed.complete
-    assert resumed.ops == expected.ops
-    assert resumed.coverage == expected.coverage
-
-
-def measured(journal: Path) -> int:
-    """How many ops and batches a journal holds."""
-    if not journal.exists():
-        return 0
-    entries = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
-    return len({(e["batch"], e["op"]) for e in entries if not e["op"].startswith("<")})
-
-
-def test_a_scan_interrupted_again_and_again_gets_there(llama: nn.Module, tmp_path: Path) -> None:
-    journal = tmp_path / "scan.journal.jsonl"
-    expected = score(llama, base="fallback").ops
-    for known in range(0, 28, 3):
-        assert measured(journal) == known
-        # Steps for what is there already come first, then one for each of three new ops.
-        report = score(llama, base="fallback", journal=journal, step=stop_at(known + 3))
-    assert report.complete
-    assert report.ops == expected
-
-
-def test_a_killed_scan_resumes(llama: nn.Module, tmp_path: Path) -> None:
-    """The journal ends in the middle of a line, as after a power cut."""
-    journal = tmp_path / "scan.journal.jsonl"
-    expected = score(llama, journal=journal).ops
-    raw = journal.read_bytes()
-    journal.write_bytes(raw[: len(raw) // 2])
-    assert score(llama, journal=journal).ops == expected
-
-
-def test_steps_are_ops_times_batches_when_resumed_too(llama: nn.Module, tmp_path: Path) -> None:
-    journal = tmp_path / "scan.journal.jsonl"
-    score(llama, journal=journal, step=stop_at(17))
-    steps: list[int] = []
-    score(llama, journal=journal, step=lambda: steps.append(1))
-    assert len(steps) == 2 * 14
-
-
-def shortened(batch: Batch) -> Batch:
-    """The same samples cut to fewer tokens, as a smaller ``--max-length`` gives them."""
-    return Batch(
-        inputs={key: value[:, :4] for key, value in batch.inputs.items()},
-        target=batch.target[:, :4],
-        sample_ids=batch.sample_ids,
-        kinds=batch.kinds,
-    )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"fmt": "w8a8-static"},
-        {"base": "fallback"},
-        {"selection": TEXT[:1]},
-        {"selection": TEXT[::-1]},
-        {"selection": [shortened(batch) for batch in TEXT]},
-        {"model": models_tiny.causal_lm(seed=1)},
-        {"model": models_tiny.causal_lm("qwen2")},
-        {"table": ["q_proj", "k_proj", "v_proj"]},
-    ],
-    ids=["format", "base", "fewer", "order", "length", "weights", "family", "ops"],
-)
-def test_the_journal_of_another_scan_is_refused(
-    llama: nn.Module, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    journal = tmp_path / "scan.journal.jsonl"
-    score(llama, journal=journal, step=stop_at(3))
-    model = change.pop("model", llama)
-    if "table" in change:
-        layout = models_tiny.loaded(model).layout
-        change["table"] = list_ops(model, layout, include=change["table"])
-    with pytest.raises(UserError, match="was made for another"):
-        score(model, journal=journal, **change)
-
-
-def test_ranges_from_samples_cut_shorter_are_another_scan(llama: nn.Module, tmp_path: Path) -> None:
-    journal = tmp_path / "scan.journal.jsonl"
-    score(llama, "w8a8-static", journal=journal, step=stop_at(3))
-    with pytest.raises(UserError, match="was made for another"):
-        score(
-            llama,
-            "w8a8-static",
-            journal=journal,
-            calibration=[shortened(batch) for batch in UNSEEN],
-        )
-
-
-@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("fmt", ["w8a8", "w8a8-static"])
 def test_nan_weights_are_the_users_to_mend(llama: nn.Module, fmt: str, base: Base) -> None:
     with torch.no_grad():
@@ -411,7 +275,7 @@ def test_a_checkpoint_that_is_quantized_already_is_refused(
 
     def scan() -> None:
         table = list_ops(variant.model, variant.layout)
-        score_ops(variant, table, request_of(preset("w8a8"), "isolate"), step=nothing)
+        score_ops(variant, table, request_of("w8a8"), step=nothing)
 
     with pytest.raises(UserError, match="quantized"):
         scan()
@@ -446,29 +310,6 @@ def test_samples_of_both_kinds_count_for_every_op(vl: nn.Module, base: Base) -> 
     assert report.complete
     assert {op.n for op in report.ops} == {4}
     assert {op.component for op in report.ops} == {"vision", "merger", "language"}
-
-
-def test_interrupting_does_not_tear_fused_ops_apart(llama: nn.Module) -> None:
-    """Where a serving engine merges ops, a profile made from part of a scan has all or none."""
-    table = list_ops(llama, models_tiny.loaded(llama).layout)
-    members: dict[str, set[str]] = {}
-    for op in table.candidates:
-        members.setdefault(op.group, set()).add(op.name)
-    torn = []
-    for stop in range(1, 15):
-        report = score(llama, step=stop_at(stop))
-        try:
-            spectrum = build_spectrum(report, report_sha256="")
-        except UserError:
-            # Refusing such a report keeps the promise too.
-            continue
-        for profile in spectrum.profiles:
-            torn += [
-                (stop, profile.name, group)
-                for group, names in members.items()
-                if 0 < len(names & set(profile.ops)) < len(names)
-            ]
-    assert torn == []
 
 
 def test_scores_are_finite_and_of_sensible_size(llama: nn.Module) -> None:

@@ -75,7 +75,7 @@ def observe_op_ranges(
     return _observe(model, names, batches, device, static, fmt.output)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _observe(
     model: nn.Module,
     names: Sequence[str],

@@ -20,7 +20,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,47 +29,14 @@ from torch.utils import _pytree as pytree
 from quantspectrum.data.encode import Batch
 from quantspectrum.models.adapter import Layout
 from quantspectrum.patching import replaced_forward
+from quantspectrum.sensitivity.capture import Capture, hollow, is_same, joined, repeated
 from quantspectrum.sensitivity.outputs import Head
 from quantspectrum.sensitivity.store import TensorStore, default_limit
 
-__all__ = ["Capture", "ReplayEngine"]
+__all__ = ["Activate", "Capture", "ReplayEngine", "joined", "repeated"]
 
 Activate = Callable[[], None]
 """Makes the ops of one slot compute as they should."""
-
-
-@dataclass(kw_only=True)
-class Capture:
-    """What one forward pass left behind.
-
-    Attributes:
-        inputs: The batch's model inputs, on the model's device.
-        values: What was read, ``(batch, tokens, hidden)`` or logits (see :class:`ReplayEngine`).
-        store: Where the captured tensors are.
-        calls: Arguments of each block, of blocks that ran once.
-        outputs: Outputs of what a replay may skip as a whole: last blocks, and modules around
-            a stack.
-        placeholders: Stand-ins for the outputs of skipped blocks that nothing reads.
-        before: For each op that ran: the blocks and modules that had finished when it first did.
-        entry: The innermost module around the last stack whose output has what is read, its place
-            there, and the arguments the module was called with: replays of its ops need not begin
-            further out.
-    """
-
-    inputs: dict[str, Tensor]
-    store: TensorStore
-    values: Tensor = field(default_factory=lambda: torch.empty(0))
-    calls: dict[str, Any] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    placeholders: dict[str, Any] = field(default_factory=dict)
-    before: dict[str, frozenset[str]] = field(default_factory=dict)
-    entry: tuple[str, int, Any] | None = None
-
-    def close(self) -> None:
-        """Free everything captured."""
-        self.store.close()
-        for kept in (self.calls, self.outputs, self.placeholders):
-            kept.clear()
 
 
 class ReplayEngine:
@@ -121,6 +87,7 @@ class ReplayEngine:
         self.head = Head.of(model, layout.head) if layout.head not in self._ops else None
         self.whole = None if layout.stacks else "the model's structure is not known"
         self._head_checked = False
+        self._checked: set[str] = set()
         self.captured: dict[str, int] = {}
 
     def blocks(self) -> list[str]:
@@ -139,8 +106,7 @@ class ReplayEngine:
         """Run the model once and keep what every block was called with."""
         limit = self._limit if self._limit is not None else default_limit(self._device)
         capture = Capture(inputs=batch.to(self._device).inputs, store=TensorStore(limit))
-        if not self._head_checked:
-            self._check_head(capture.inputs)
+        self.check_head(capture.inputs)
         with self._recording(capture) as ended:
             capture.values = self.run(capture.inputs)
         if self.head is not None:
@@ -148,7 +114,7 @@ class ReplayEngine:
             for name in self._entries:
                 call, output = ended.get(name, (None, None))
                 for place, leaf in enumerate(pytree.tree_leaves(output)):
-                    if _is_same(leaf, capture.values):
+                    if is_same(leaf, capture.values):
                         capture.entry = name, place, capture.store.put(call)
         capture.store.seal()
         for where, size in capture.store.used.items():
@@ -157,13 +123,24 @@ class ReplayEngine:
 
     @torch.no_grad()
     def check(self, capture: Capture) -> None:
-        """Run one replay a stack with nothing perturbed; fall back to whole passes if it differs."""
-        for blocks in self._stacks.values():
-            inside = [o for o in capture.before if (b := self.block_of(o)) and b in blocks]
-            if self.whole is None and inside:
-                op = inside[len(inside) // 2]
-                if not torch.equal(self.replay(capture, op), capture.values):
+        """Replay with nothing perturbed; fall back to whole passes if that differs.
+
+        The first time from every block: a connection past a neighbour shows from the blocks between
+        its ends alone. After that once a stack.
+        """
+        for path, blocks in self._stacks.items():
+            first: dict[str, str] = {}
+            for op in capture.before:
+                if (block := self.block_of(op)) in blocks:
+                    first.setdefault(block, op)
+            ops = list(first.values())
+            if path in self._checked:
+                ops = ops[len(ops) // 2 :][:1]
+            for op in ops:
+                if self.whole is None and not torch.equal(self.replay(capture, op), capture.values):
                     self.whole = "a replay with nothing perturbed differed from the forward pass"
+            if ops:
+                self._checked.add(path)
 
     @torch.no_grad()
     def replay(self, capture: Capture, op: str) -> Tensor:
@@ -233,11 +210,15 @@ class ReplayEngine:
             self._model(**inputs, **self._settings)
         return read[-1]
 
-    def _check_head(self, inputs: dict[str, Tensor]) -> None:
-        """Read logits instead of the head's input when the model does more than apply the head."""
-        self._head_checked = True
-        if self.head is None:
+    @torch.no_grad()
+    def check_head(self, inputs: dict[str, Tensor]) -> None:
+        """Read logits instead of the head's input when the model does more than apply the head.
+
+        Only the first call looks.
+        """
+        if self.head is None or self._head_checked:
             return
+        self._head_checked = True
         logits = self._model(**inputs, **self._settings).logits
         hidden = self.run(inputs)
         some = slice(None, 32)
@@ -318,7 +299,7 @@ class ReplayEngine:
                 if name in self._entries:
                     ended[name] = called[name], output
                 if name in blocks:
-                    capture.placeholders[name] = pytree.tree_map_only(Tensor, _hollow, output)
+                    capture.placeholders[name] = pytree.tree_map_only(Tensor, hollow, output)
                 if name in last or name not in blocks:
                     capture.outputs[name] = capture.store.put(output)
 
@@ -363,37 +344,5 @@ def _around(model: nn.Module, path: str) -> list[str]:
     return [*around, *(f"{prefix}{name}" for name in beside if f"{prefix}{name}" != path)]
 
 
-def _is_same(leaf: Any, values: Tensor) -> bool:
-    """Whether a leaf is the tensor that was read, or the whole of it seen once more."""
-    return (
-        isinstance(leaf, Tensor)
-        and leaf.data_ptr() == values.data_ptr()
-        and leaf.shape == values.shape
-        and leaf.stride() == values.stride()
-    )
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape, type and device that takes no memory."""
-    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
-
-
 def _returning(answer: Any) -> Callable[..., Any]:
     return lambda *_args, **_kwargs: answer
-
-
-def repeated(tree: Any, times: int) -> Any:
-    """Every tensor repeated along its first dimension; without it, as it is."""
-    return pytree.tree_map_only(
-        Tensor, lambda x: x.repeat(times, *[1] * (x.ndim - 1)) if x.ndim else x, tree
-    )
-
-
-def joined(outputs: Sequence[Any]) -> Any:
-    """Outputs of one structure, tensors concatenated along their first dimension."""
-    leaves = [pytree.tree_flatten(output) for output in outputs]
-    merged = [
-        torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
-        for parts in zip(*(flat for flat, _ in leaves), strict=True)
-    ]
-    return pytree.tree_unflatten(merged, leaves[0][1])

@@ -237,4 +237,5 @@ class Difference:
             mean = torch.linalg.vecdot(reference.mean_embedding[rows], delta)
             return reference.head.times_weight(delta), mean
         probabilities = reference.log_p[rows].float().exp()
-        return delta, torch.linalg.vecdot(probabilities, delta)
+        # Divided by their sum for the same reason as in `Reference.mean_embedding`.
+        return delta, torch.linalg.vecdot(probabilities, delta) / probabilities.sum(-1)

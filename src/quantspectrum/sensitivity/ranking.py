@@ -153,7 +153,7 @@ def rank(
             entries.append((estimated[op.name], op, None))
     entries.sort(key=lambda entry: (-entry[0], entry[1].name))
     assert all(math.isfinite(score) for score, _, _ in entries)
-    following = [made for _, _, made in entries[1:]] + [None]
+    following = [*(made for _, _, made in entries[1:]), None][: len(entries)]
     return tuple(
         OpScore(
             **op.model_dump(),

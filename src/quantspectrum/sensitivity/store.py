@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -104,9 +105,9 @@ class TensorStore:
                 self._directory = tempfile.TemporaryDirectory(prefix="quantspectrum-")
             path = Path(self._directory.name) / f"{self.used['disk']}.safetensors"
             save_file({"x": tensor.contiguous().cpu()}, path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(
-                f"cannot keep captured inputs on disk: {error.strerror or error}; give a larger "
+                f"cannot keep captured inputs on disk: {error}; give a larger "
                 "--memory-limit, a smaller --batch-size, or set TMPDIR"
             ) from error
         return lambda: load_file(path)["x"]

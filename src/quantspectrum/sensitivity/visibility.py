@@ -60,9 +60,10 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
             kept[key] = kept[key] + value if key in kept else value
 
     inputs = batch.to(context.device).inputs
+    context.engine.check_head(inputs)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        _put_probes(stack, context, seen)
+        anchor = _put_probes(stack, context, seen)
         for name in context.engine.blocks():
             block = context.model.get_submodule(name)
             stack.enter_context(replaced_forward(block, _recomputed(block.forward)))
@@ -72,7 +73,10 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
             rows=rows, values=rows.pick(values.detach()), head=context.engine.head
         )
         generator = torch.Generator(values.device).manual_seed(context.seed * 1_000_003 + index)
-        torch.autograd.backward(values, _loss_gradient(reference, values, generator))
+        if values.requires_grad:  # The batch runs an op.
+            gradient = _loss_gradient(reference, values, generator)
+            # Up to the anchor alone, so that weights that train get no gradients either.
+            torch.autograd.backward(values, gradient, inputs=[anchor])
     tokens = rows.per_sample((~rows.image).float()).tolist()
     return {
         op: {key: values.tolist() for key, values in kept.items()} | {"tokens": tokens}
@@ -113,7 +117,7 @@ class _Probe(torch.autograd.Function):
 
 def _put_probes(
     stack: ExitStack, context: PassContext, seen: Callable[[str, Tensor, Tensor], None]
-) -> None:
+) -> Tensor:
     # Without it nothing before the first trainable tensor would be part of the graph.
     anchor = torch.zeros((), device=context.device, requires_grad=True)
     for name, plan in context.plans.items():
@@ -121,6 +125,7 @@ def _put_probes(
         slot = inner_forward_slot(module)
         forward = _probed(name, module, plan, getattr(module, slot), anchor, seen)
         stack.enter_context(replaced_attribute(module, slot, forward))
+    return anchor
 
 
 def _probed(

@@ -1,0 +1,211 @@
+"""Several ops of one block replayed together, each in a slot of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models_tiny
+from quantspectrum.sensitivity import slots
+from quantspectrum.sensitivity.engine import ReplayEngine, joined, repeated
+from quantspectrum.simulation import Simulation
+from scans import BASES, MIXED, Base, score
+from sensitivity.engine_cases import (
+    CASES,
+    CPU,
+    DYNAMIC,
+    TOY_BATCH,
+    Case,
+)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+def ops_of(case: Case, block: str) -> list[str]:
+    return [op for op in case.reached if op.startswith(f"{block}.")]
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_ops_replayed_together_give_what_each_gives_alone(case: Case, slot: int) -> None:
+    """Whatever is in the other slots, and with everything before in the captured state."""
+    capture = case.engine.capture(case.batch)
+    with Simulation(case.model, dict.fromkeys(case.ops, DYNAMIC)) as simulation:
+        rest = partial(simulation.activate, ())
+        for block in case.ran:
+            ops = ops_of(case, block)
+            assert len(ops) > 1
+            together = case.engine.replay_together(
+                capture, ops, [partial(simulation.activate, {op}) for op in ops], rest
+            )
+            for op, found in zip(ops, together, strict=True):
+                simulation.activate({op})
+                alone = case.engine.replay(capture, op)
+                rest()
+                # Of what the op changes, not of the output, which would hide a wrong slot.
+                change = alone - capture.values
+                assert float(change.norm()) > 0
+                assert relative(found, alone) < 1e-5, op
+                assert relative(found - capture.values, change) < 1e-3, op
+
+
+def test_slots_in_any_order_and_number_stay_apart(case: Case) -> None:
+    capture = case.engine.capture(case.batch)
+    ops = ops_of(case, case.ran[0])
+    with Simulation(case.model, dict.fromkeys(case.ops, DYNAMIC)) as simulation:
+        rest = partial(simulation.activate, ())
+        activate = {op: partial(simulation.activate, {op}) for op in ops}
+        every = case.engine.replay_together(capture, ops, [*activate.values()], rest)
+        turned = case.engine.replay_together(
+            capture, ops[::-1], [activate[op] for op in ops[::-1]], rest
+        )
+        (single,) = case.engine.replay_together(capture, ops[1:2], [activate[ops[1]]], rest)
+    for one, other in zip(every, turned[::-1], strict=True):
+        assert relative(one, other) < 1e-5
+    assert relative(single, every[1]) < 1e-5
+
+
+def test_an_unperturbed_slot_is_the_captured_pass(case: Case) -> None:
+    capture = case.engine.capture(case.batch)
+    nothing = partial(lambda: None)
+    for block in case.ran:
+        ops = ops_of(case, block)[:1]
+        (found,) = case.engine.replay_together(capture, ops, [nothing], nothing)
+        assert relative(found, capture.values) < 1e-6
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_scan_with_slots_scores_as_one_without(llama: nn.Module, base: Base) -> None:
+    alone = {op.name: op.score for op in score(llama, base=base).ops}
+    together = score(llama, base=base, slots=8)
+    assert together.engine is not None
+    assert together.engine.slots == 8
+    # A difference of two sums has the digits of the sums.
+    digits = 1e-6 * max(map(abs, alone.values()))
+    for op in together.ops:
+        assert op.score == pytest.approx(alone[op.name], rel=1e-3, abs=digits), op.name
+
+
+def test_pictures_in_slots(vl: nn.Module) -> None:
+    images = MIXED[1:]
+    alone = {op.name: op.score for op in score(vl, selection=images).ops}
+    for op in score(vl, selection=images, slots=4).ops:
+        assert op.score == pytest.approx(alone[op.name], rel=1e-3), op.name
+
+
+Bundles = list[list[str]]
+
+
+@pytest.fixture
+def bundles(monkeypatch: pytest.MonkeyPatch) -> Bundles:
+    """The ops of every joint replay from now on."""
+    found: Bundles = []
+    own = ReplayEngine.replay_together
+
+    def noting(self, capture, ops, slots, rest):  # type: ignore[no-untyped-def]
+        found.append(list(ops))
+        return own(self, capture, ops, slots, rest)
+
+    monkeypatch.setattr(ReplayEngine, "replay_together", noting)
+    return found
+
+
+def test_only_ops_of_one_block_share_a_replay(vl: nn.Module, bundles: Bundles) -> None:
+    score(vl, selection=MIXED[1:], slots=8)
+    case = Case("vl image")
+    shared = [{case.engine.block_of(op) for op in ops} for ops in bundles]
+    assert shared == [{block} for block in case.blocks]
+    joint = {op for ops in bundles for op in ops}
+    assert {op for op in case.ops if case.engine.block_of(op)} == joint
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, []), (2, []), (4, [3, 3, 3, 3])])
+def test_no_more_ops_share_a_replay_than_slots(
+    llama: nn.Module, bundles: Bundles, size: int, expected: list[int]
+) -> None:
+    score(llama, slots=size, selection=[models_tiny.text_batch()])
+    # The seventh op of a block is left over and replayed alone.
+    assert [len(ops) for ops in bundles] == expected
+
+
+def test_a_bundle_that_does_not_fit_is_halved(
+    llama: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {op.name: op.score for op in score(llama, slots=8).ops}
+    own = ReplayEngine.replay_together
+    tried: list[int] = []
+
+    def small(self, capture, ops, slots, rest):  # type: ignore[no-untyped-def]
+        tried.append(len(ops))
+        if len(ops) > 2:
+            raise torch.OutOfMemoryError
+        return own(self, capture, ops, slots, rest)
+
+    monkeypatch.setattr(ReplayEngine, "replay_together", small)
+    report = score(llama, slots=8)
+    assert tried[:6] == [7, 3, 1, 2, 4, 2]
+    for op in report.ops:
+        assert op.score == pytest.approx(expected[op.name], rel=1e-3), op.name
+
+
+def test_repeating_and_joining() -> None:
+    tree = {"x": torch.arange(4.0).reshape(2, 2), "flag": True, "n": torch.tensor(3)}
+    twice = repeated(tree, 2)
+    assert torch.equal(twice["x"], torch.cat([tree["x"], tree["x"]]))
+    assert twice["flag"] is True
+    assert twice["n"].item() == 3
+    joint = joined([(tree["x"], None), (tree["x"] + 1, None)])
+    assert torch.equal(joint[0], torch.cat([tree["x"], tree["x"] + 1]))
+    assert joint[1] is None
+
+
+class Timed:
+    """An engine whose passes take what a clock says, by the size of the batch."""
+
+    def __init__(self, seconds: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.whole: str | None = None
+        self.now = 0.0
+        self.sizes: list[int] = []
+        self._seconds = seconds
+        monkeypatch.setattr(slots.time, "perf_counter", lambda: self.now)
+
+    def run(self, inputs: dict[str, Tensor]) -> None:
+        size = len(inputs["input_ids"]) // len(TOY_BATCH.inputs["input_ids"])
+        self.sizes.append(size)
+        found = self._seconds[size]
+        if found == float("inf"):
+            raise torch.OutOfMemoryError
+        self.now += found
+
+
+@pytest.mark.parametrize(
+    ("alone", "together", "expected"),
+    [
+        (0.01, 0.02, slots.MOST_SLOTS),
+        (0.01, 0.039, 1),
+        (1.0, 1.0, 1),
+        (0.01, float("inf"), 1),
+    ],
+    ids=["pays", "no gain", "busy already", "no memory"],
+)
+def test_slots_are_used_where_they_pay(
+    monkeypatch: pytest.MonkeyPatch, alone: float, together: float, expected: int
+) -> None:
+    engine = Timed({1: alone, slots.TRIAL: together}, monkeypatch)
+    assert slots.choose_slots(engine, TOY_BATCH, CPU) == expected
+
+
+def test_whole_passes_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Timed({1: 0.01, slots.TRIAL: 0.01}, monkeypatch)
+    engine.whole = "the model's structure is not known"
+    assert slots.choose_slots(engine, TOY_BATCH, CPU) == 1
+    assert engine.sizes == []
