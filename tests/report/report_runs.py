@@ -7,6 +7,7 @@ import math
 import random
 import struct
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from quantspectrum.artifacts import (
     Coverage,
     DataIdentity,
     DecodeLatency,
+    EngineNote,
     Environment,
     Evaluation,
     Loss,
@@ -26,33 +28,42 @@ from quantspectrum.artifacts import (
     Profile,
     PromptResult,
     Provenance,
+    Rescored,
+    RescoredOp,
     Resources,
     RunRecord,
     SampleLoss,
     SensitivityReport,
     Spectrum,
     StageState,
+    read_artifact,
     sha256_file,
     write_artifact,
 )
 from quantspectrum.formats import PRESETS
+from quantspectrum.statistics import spearman
 
 __all__ = [
+    "ENGINE",
     "ENVIRONMENT",
+    "detailed",
     "evaluation",
     "loss",
     "manifest",
     "notes",
+    "older",
     "picture",
     "profile",
     "prompts",
     "provenance",
     "qwen_ops",
     "report",
+    "rescored",
     "run_record",
     "scored",
     "spectrum",
     "write_full_run",
+    "write_reports",
 ]
 
 ENVIRONMENT = Environment(
@@ -171,6 +182,65 @@ def report(ops: list[Op] | None = None, seed: int = 0, **more: Any) -> Sensitivi
         "ops": ranked,
     }
     return SensitivityReport(**(fields | more))
+
+
+ENGINE = EngineNote(
+    replay=True,
+    head_read=True,
+    slots=8,
+    batches=4,
+    batch_size=8,
+    captured_bytes={"device": 1_230_000_000, "host": 0, "disk": 45_000_000},
+    seconds={"calibration": 2.5, "passes": 0.0, "scan": 51.0, "rescore": 300.0},
+)
+
+
+def detailed(made: SensitivityReport, *, estimated: int = 0, **more: Any) -> SensitivityReport:
+    """The report as the native lens writes it now; every third pair of measured neighbours ties.
+
+    Args:
+        made: A report of the older shape.
+        estimated: Ops, the least sensitive first, whose scores are estimates.
+        more: Other fields to set.
+    """
+    first = len(made.ops) - estimated
+    ops = [
+        one.model_copy(update={"tied_with_next": i % 3 == 0 if i + 1 < first else None})
+        for i, one in enumerate(made.ops[:first])
+    ]
+    ops += [
+        one.model_copy(update={"kind": "estimated", "stderr": None, "n": 0, "tied_with_next": None})
+        for one in made.ops[first:]
+    ]
+    fields: dict[str, Any] = {
+        "ops": tuple(ops),
+        "engine": ENGINE,
+        "estimator": "native:visibility" if estimated else None,
+        "coverage": made.coverage.model_copy(update={"estimated": estimated}),
+    }
+    return made.model_copy(update=fields | more)
+
+
+def older(made: SensitivityReport) -> dict[str, Any]:
+    """What a report of the older shape has instead: no ties and no word of how it was measured."""
+    ops = tuple(one.model_copy(update={"tied_with_next": None}) for one in made.ops)
+    return {"ops": ops, "engine": None, "rescored": None}
+
+
+def rescored(made: SensitivityReport, restored: int, ranks: list[int] | None = None) -> Rescored:
+    """A second ranking with the first ops restored; ``ranks`` are the others' former ranks."""
+    others = made.ops[restored:]
+    before = ranks or list(range(1, len(others) + 1))
+    return Rescored(
+        restored=tuple(one.name for one in made.ops[:restored]),
+        ops=tuple(
+            RescoredOp(
+                name=others[old - 1].name, score=one.score, stderr=0.01, rank=i, rank_before=old
+            )
+            for i, (old, one) in enumerate(zip(before, others, strict=True), 1)
+        ),
+        spearman=spearman(before, range(1, len(before) + 1)),
+    )
 
 
 def profile(name: str, share: float, ops: list[OpScore]) -> Profile:
@@ -350,13 +420,13 @@ def write_full_run(
     run: Path, made_from: SensitivityReport | None = None, *, second: bool = True
 ) -> Path:
     """Write a complete run of four profiles; ``second`` adds a report of the other base."""
-    made_from = made_from or report()
+    made_from = made_from or detailed(report())
     write_artifact(run / "run.json", run_record())
     write_artifact(run / "baseline" / "evaluation.json", evaluation("baseline"))
     first = run / "sensitivity" / "native-mse_v2.fallback.json"
     write_artifact(first, made_from)
     if second:
-        other = made_from.model_copy(update={"base": "isolate"})
+        other = made_from.model_copy(update={"base": "isolate", **older(made_from)})
         write_artifact(run / "sensitivity" / "native-mse_v2.isolate.json", other)
     made = spectrum(made_from, sha256_file(first))
     write_artifact(run / "spectrum.json", made)
@@ -368,4 +438,28 @@ def write_full_run(
             manifest(one, measured.resources.disk_bytes),
         )
         write_artifact(run / "evaluations" / f"{one.name}.json", measured)
+    return run
+
+
+def write_reports(
+    run: Path,
+    metrics: tuple[str, ...],
+    bases: tuple[str, ...] = ("isolate",),
+    formats: tuple[str, ...] = ("w8a8",),
+    ops: list[Op] | None = None,
+    **more: Any,
+) -> Path:
+    """Write a run of which there are only sensitivity reports, and the spectrum of the first."""
+    write_artifact(
+        run / "run.json",
+        run_record(request={"metric": metrics, "base": bases, "format": formats}, stages={}),
+    )
+    paths = []
+    for seed, (base, metric, fmt) in enumerate(product(bases, metrics, formats)):
+        made = report(ops, seed, lens=f"native:{metric}", base=base, format=PRESETS[fmt])
+        part = f".{fmt}" if len(formats) > 1 else ""
+        paths.append(run / "sensitivity" / f"native-{metric}.{base}{part}.json")
+        write_artifact(paths[-1], detailed(made, **more))
+    first = read_artifact(paths[0], SensitivityReport)
+    write_artifact(run / "spectrum.json", spectrum(first, sha256_file(paths[0])))
     return run

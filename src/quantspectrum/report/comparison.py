@@ -85,6 +85,7 @@ class Comparison(Artifact):
 
     Attributes:
         model: The model, where a record of the run names it.
+        lens: The lens whose scores the predicted damages are sums of; ``None`` without a spectrum.
         baseline: The unquantized model; ``None`` where it was not evaluated.
         rows: One per profile, the baseline not among them.
     """
@@ -92,6 +93,7 @@ class Comparison(Artifact):
     KIND: ClassVar[str] = "comparison"
     kind: Literal["comparison"] = "comparison"
     model: ModelIdentity | None
+    lens: str | None = None
     baseline: ComparisonRow | None
     rows: tuple[ComparisonRow, ...]
 
@@ -123,7 +125,8 @@ def compare(files: RunFiles) -> Comparison:
             **_measured(files.baseline),
         )
     rows = tuple(_row(files, name, baseline_bytes) for name in files.profile_names())
-    return Comparison(model=_model(files), baseline=baseline, rows=rows)
+    lens = files.spectrum.lens if files.spectrum is not None else None
+    return Comparison(model=_model(files), lens=lens, baseline=baseline, rows=rows)
 
 
 def _model(files: RunFiles) -> ModelIdentity | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from quantspectrum.artifacts import SensitivityReport, Spectrum
 from quantspectrum.report.numbers import ABSENT, count, percent, score
+from quantspectrum.report.quantities import with_unit
 from quantspectrum.report.tables import Table, columns
 
 __all__ = ["Step", "cut_table", "damage_curve", "steps_table"]
@@ -41,7 +42,7 @@ def damage_curve(report: SensitivityReport, spectrum: Spectrum | None) -> list[S
     return steps
 
 
-def cut_table(steps: list[Step], spectrum: Spectrum | None) -> Table | None:
+def cut_table(steps: list[Step], spectrum: Spectrum | None, lens: str = "") -> Table | None:
     """Where each profile cuts the curve; ``None`` without profiles."""
     if spectrum is None or not steps:
         return None
@@ -49,7 +50,11 @@ def cut_table(steps: list[Step], spectrum: Spectrum | None) -> Table | None:
     return Table(
         caption="Where each profile cuts the ranking.",
         columns=columns(
-            "Profile", "Groups quantized", "Predicted damage", "Of the total", text=("Profile",)
+            "Profile",
+            "Groups quantized",
+            with_unit("Predicted damage", lens),
+            "Of the total",
+            text=("Profile",),
         ),
         rows=tuple(
             (
@@ -63,11 +68,13 @@ def cut_table(steps: list[Step], spectrum: Spectrum | None) -> Table | None:
     )
 
 
-def steps_table(steps: list[Step]) -> Table:
+def steps_table(steps: list[Step], lens: str = "") -> Table:
     """Every group on the damage curve."""
     return Table(
         caption="Groups in the order in which they are quantized.",
-        columns=columns("Position", "Group", "Ops", "Score", "Sum so far", names=("Group",)),
+        columns=columns(
+            "Position", "Group", "Ops", with_unit("Score", lens), "Sum so far", names=("Group",)
+        ),
         rows=tuple(
             (count(i), step.group, count(step.ops), score(step.score), score(step.damage))
             for i, step in enumerate(steps, 1)

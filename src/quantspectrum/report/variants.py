@@ -18,6 +18,7 @@ from quantspectrum.report.numbers import (
     with_error,
 )
 from quantspectrum.report.pairs import AccuracyDifference, LossDifference
+from quantspectrum.report.quantities import with_unit
 from quantspectrum.report.recommendation import within_tolerance
 from quantspectrum.report.tables import Table, columns
 
@@ -235,7 +236,7 @@ def size_table(comparison: Comparison) -> Table:
             "Ops",
             "Checkpoint",
             "Of the baseline",
-            "Predicted damage",
+            with_unit("Predicted damage", comparison.lens or ""),
             "State",
             text=("Profile", "State"),
         ),
