@@ -55,7 +55,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
         for number, group in enumerate(_groups(context, capture)):
             seed = (context.seed * 1_000_003 + index) * 10_007 + number
             for op, traces in hessian_traces(context, batch, capture, group, seed).items():
-                weight = context.model.get_parameter(f"{op}.weight")
+                weight = context.model.get_parameter(f"{op}.weight").detach()
                 plan = context.plans[op].for_weight(weight)
                 moved = fake_quantize_weight(weight, plan.format.weight, plan.scale_dtype) - weight
                 found[op] = {

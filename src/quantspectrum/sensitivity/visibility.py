@@ -117,7 +117,7 @@ class _Probe(torch.autograd.Function):
 
 def _put_probes(
     stack: ExitStack, context: PassContext, seen: Callable[[str, Tensor, Tensor], None]
-) -> None:
+) -> Tensor:
     # Without it nothing before the first trainable tensor would be part of the graph.
     anchor = torch.zeros((), device=context.device, requires_grad=True)
     for name, plan in context.plans.items():
