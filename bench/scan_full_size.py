@@ -129,34 +129,71 @@ def scan(
     }
 
 
-def forward_floor(loaded: Loaded, batches: list[Batch], ops: list[str]) -> dict[str, float]:
-    """Plain forward passes, and the mean of unperturbed replays over blocks: what no scan beats."""
-    with loaded.layout.faster(), torch.no_grad():
-        engine = ReplayEngine(loaded.model, loaded.layout, ops, loaded.device)
-        inputs = [batch.to(loaded.device).inputs for batch in batches]
+def forward_floor(
+    loaded: Loaded, batches: list[Batch], ops: list[str], *, every: int = 1
+) -> dict[str, float]:
+    """Forward passes as transformers runs them and as scans do, and replays of every op unperturbed.
 
-        def passes(times: int) -> None:
-            for _ in range(times):
-                for some in inputs:
-                    loaded.model(**some, use_cache=False)
+    Half a forward pass an op is the floor of any scan that replays suffixes with transformers' own
+    forward. Only each ``every``-th op is replayed.
+    """
+    inputs = [batch.to(loaded.device).inputs for batch in batches]
 
-        passes(2)
-        _, whole = measured(lambda: passes(5))
-        captures = [engine.capture(batch) for batch in batches]
-        reached = [[op for op in ops if op in c.before] for c in captures]
+    def passes() -> None:
+        for some in inputs:
+            loaded.model(**some, use_cache=False)
 
-        def replays() -> None:
-            for capture, names in zip(captures, reached, strict=True):
-                for op in names:
-                    engine.replay(capture, op)
+    with torch.no_grad():
+        passes()
+        _, plain = measured(lambda: [passes() for _ in range(3)])
+        with loaded.layout.faster():
+            engine = ReplayEngine(loaded.model, loaded.layout, ops, loaded.device)
+            passes()
+            _, faster = measured(lambda: [passes() for _ in range(3)])
+            captures = [engine.capture(batch) for batch in batches]
 
-        _, replay = measured(replays)
+            def replays() -> None:
+                for capture in captures:
+                    for op in ops[::every]:
+                        if op in capture.before:
+                            engine.replay(capture, op)
+
+            _, replay = measured(replays)
     return {
-        "forward_s": whole["seconds"] / 5,
-        "forward_peak_gib": whole["peak_gib"],
-        "unperturbed_replays_s": replay["seconds"],
-        "half_forwards_s": whole["seconds"] / 5 / 2 * len(ops),
+        "forward_s": plain["seconds"] / 3,
+        "forward_peak_gib": plain["peak_gib"],
+        "faster_forward_s": faster["seconds"] / 3,
+        "half_forwards_s": plain["seconds"] / 3 / 2 * len(ops),
+        "unperturbed_replays_s": replay["seconds"] * every,
     }
+
+
+def precision(loaded: Loaded, batches: list[Batch]) -> list[dict[str, float]]:
+    """Relative L2 of bfloat16 logits from float32 ones, as transformers and as scans compute them.
+
+    Converts the model to float32, so that it is the last part.
+    """
+
+    def logits(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+        inputs = batch.to(loaded.device).inputs
+        inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        found: torch.Tensor = loaded.model(**inputs, use_cache=False).logits.float().cpu()
+        return found
+
+    with torch.no_grad():
+        plain = [logits(batch, torch.bfloat16) for batch in batches]
+        with loaded.layout.faster():
+            faster = [logits(batch, torch.bfloat16) for batch in batches]
+        loaded.model.float()
+        exact = [logits(batch, torch.float32) for batch in batches]
+    return [
+        {
+            "plain_to_float32": float((a - c).norm() / c.norm()),
+            "faster_to_float32": float((b - c).norm() / c.norm()),
+            "faster_to_plain": float((a - b).norm() / c.norm()),
+        }
+        for a, b, c in zip(plain, faster, exact, strict=True)
+    ]
 
 
 def kernels(loaded: Loaded, batch: Batch, ops: list[str], base: str) -> dict[str, Any]:
@@ -222,6 +259,9 @@ def main() -> None:
         "hawq_v2": lambda: scan(
             loaded, language, [text_batch(16, 128), text_batch(16, 128)], "hawq_v2", "isolate"
         ),
+        "hawq_v2, few tokens": lambda: scan(
+            loaded, language, [text_batch(4, 128)], "hawq_v2", "isolate"
+        ),
         "images": lambda: images(loaded, everything, args.assets),
         "few tokens, alone": lambda: scan(
             loaded, language, [text_batch(1, 64)], "mse_v2", "isolate", slots=1
@@ -231,7 +271,9 @@ def main() -> None:
         ),
         "growth": lambda: growth(loaded, language),
         "kernels isolate": lambda: kernels(loaded, text[0], names[::36], "isolate"),
-        "kernels fallback": lambda: kernels(loaded, text[0], names[:14], "fallback"),
+        "precision": lambda: precision(
+            loaded, [text_batch(4, 128), *image_batches(loaded, args.assets, 4, 4)]
+        ),
     }
     result: dict[str, Any] = {
         "bench": "scan_full_size",
@@ -268,7 +310,7 @@ def images(loaded: Loaded, table: OpTable, assets: Path) -> dict[str, Any]:
     batches = image_batches(loaded, assets, 16, 8)
     patches = sum(int(b.inputs["image_grid_thw"].prod(-1).sum()) for b in batches)
     names = [op.name for op in table.candidates]
-    floor = forward_floor(loaded, batches, names)
+    floor = forward_floor(loaded, batches, names, every=9)
     return scan(loaded, table, batches, "mse_v2", "isolate") | {"patches": patches, "floor": floor}
 
 

@@ -33,9 +33,7 @@ CHANNEL = TensorScheme(bits=8, granularity="channel", symmetric=True)
 GROUPS = TensorScheme(bits=4, granularity="group", group_size=128, symmetric=True)
 TOKEN = TensorScheme(granularity="token", symmetric=True, dynamic=True)
 AFFINE = TensorScheme(granularity="tensor", symmetric=False, dynamic=False)
-INC_WEIGHT = TensorScheme(granularity="channel", by_inverse=True)
-INC_ACTIVATION = TensorScheme(granularity="tensor", symmetric=False, by_inverse=True)
-SEVEN_BITS = TensorScheme(bits=7, granularity="tensor", symmetric=False, by_inverse=True)
+SEVEN_BITS = TensorScheme(bits=7, granularity="tensor", symmetric=False, dynamic=False)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +57,8 @@ SEVEN_BITS = TensorScheme(bits=7, granularity="tensor", symmetric=False, by_inve
         ("w8a16", CHANNEL, None, None),
         ("w4a16", GROUPS, None, None),
         ("w4a8", GROUPS, TOKEN, None),
-        ("inc", INC_WEIGHT, INC_ACTIVATION, INC_ACTIVATION),
-        ("inc-reduce-range", INC_WEIGHT, SEVEN_BITS, SEVEN_BITS),
+        ("inc", CHANNEL, AFFINE, AFFINE),
+        ("inc-reduce-range", CHANNEL, SEVEN_BITS, SEVEN_BITS),
     ],
 )
 def test_presets_are_what_their_names_say(

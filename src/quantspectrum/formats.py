@@ -35,9 +35,6 @@ class TensorScheme(_Frozen):
             extremes, ``percentile`` leaves out the rarest values.
         percentile: Percentage of the values that lies inside the range of the ``percentile``
             observer.
-        by_inverse: Codes are ``round(x * (1 / scale)) + zero_point`` with the float32 inverse of the
-            scale, as torch.ao computes them, and not ``round(x / scale + zero_point)``. The two
-            part at ties, and the extreme of a symmetric channel is one.
     """
 
     kind: Literal["int", "float"] = "int"
@@ -48,7 +45,6 @@ class TensorScheme(_Frozen):
     dynamic: bool = False
     observer: Observer = "minmax"
     percentile: float | None = Field(default=None, gt=50, lt=100)
-    by_inverse: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> TensorScheme:
@@ -58,8 +54,6 @@ class TensorScheme(_Frozen):
             raise ValueError("granularity group and group_size go together")
         if (self.observer == "percentile") != (self.percentile is not None):
             raise ValueError("observer percentile and a percentile go together")
-        if self.by_inverse and self.kind == "float":
-            raise ValueError("by_inverse is a rule for integer codes")
         if self.dynamic and self.observer != "minmax":
             raise ValueError("a dynamic range is that of each input: its observer is minmax")
         return self
@@ -112,6 +106,27 @@ class Format(_Frozen):
         static_input = self.activation is not None and not self.activation.dynamic
         return static_input or self.output is not None
 
+    @property
+    def integer(self) -> bool:
+        """Whether an op computes in integers from input to output (:mod:`quantspectrum.integer`).
+
+        So it does where PyTorch has an integer kernel for it: affine static activations in and
+        out, and a weight that is symmetric per channel.
+        """
+        schemes = (self.activation, self.output)
+        activations = all(
+            act is not None
+            and (act.kind, act.granularity, act.symmetric, act.dynamic)
+            == ("int", "tensor", False, False)
+            for act in schemes
+        )
+        weight = self.weight
+        return activations and (weight.kind, weight.granularity, weight.symmetric) == (
+            "int",
+            "channel",
+            True,
+        )
+
 
 _CHANNEL = TensorScheme(granularity="channel")
 _TOKEN = TensorScheme(granularity="token", dynamic=True)
@@ -125,9 +140,8 @@ def _inc(name: str, bits: int) -> Format:
     (``neural_compressor/adaptor/pytorch_cpu.yaml``; observers in ``adaptor/pytorch.py``,
     ``_observer``). On uint8 or on int8 the grid is the same, with the zero point shifted by 128.
     """
-    activation = TensorScheme(bits=bits, symmetric=False, by_inverse=True)
-    weight = TensorScheme(granularity="channel", by_inverse=True)
-    return Format(name=name, weight=weight, activation=activation, output=activation)
+    activation = TensorScheme(bits=bits, symmetric=False)
+    return Format(name=name, weight=_CHANNEL, activation=activation, output=activation)
 
 
 PRESETS: dict[str, Format] = {

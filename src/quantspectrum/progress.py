@@ -11,10 +11,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from tqdm.std import tqdm
 
 __all__ = ["Reporter", "silence_other_bars"]
@@ -31,6 +34,14 @@ def silence_other_bars() -> None:
         draw(self, *args, **kwargs | {"disable": True})
 
     tqdm.__init__ = disabled
+
+
+class _Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        """Empty until there is something to say."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
 class Reporter:
@@ -54,6 +65,7 @@ class Reporter:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
+            _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,

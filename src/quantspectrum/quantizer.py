@@ -14,8 +14,7 @@ Scales and zero points are also those of torch.ao's ``MinMaxObserver`` and
 ``PerChannelMinMaxObserver`` (``UniformQuantizationObserverBase._calculate_qparams``), which INC's
 static scheme uses, with two exceptions: they raise scales below the float32 epsilon to it, and
 they round ``min / scale`` before they subtract it, so that their zero point may be the next one
-where ``min / scale`` is within ``2**-16`` of halfway between integers. Schemes ``by_inverse`` follow
-torch.ao in both, and in how codes are made: ``q = round(x * (1 / scale)) + zero_point``, clamped.
+where ``min / scale`` is within ``2**-16`` of halfway between integers.
 
 All of it is computed in float32 whatever the type of ``x``, as serving kernels do; results come
 back in the type of ``x``. On CUDA, fake-quantization runs in one pass (:mod:`.kernels`), with the
@@ -66,16 +65,11 @@ def qparams(
     width = 2 * torch.maximum(-low, high) if scheme.symmetric else high - low
     # A tensor on the device: CUDA multiplies by the inverse of a divisor that is a number.
     scale = width / torch.full_like(width, scheme.qmax - scheme.qmin)
-    eps = torch.finfo(torch.float32).eps
-    if scheme.by_inverse:
-        scale = scale.clamp(min=eps)
-    scale = torch.where(scale == 0, eps, scale).to(dtype).float()
+    scale = torch.where(scale == 0, torch.finfo(torch.float32).eps, scale).to(dtype).float()
     # What is too small for the type would be rounded to a scale that divides by zero.
     scale = torch.where(scale == 0, torch.finfo(dtype).tiny, scale)
     if scheme.symmetric:
         return scale, torch.zeros_like(scale)
-    if scheme.by_inverse:
-        return scale, (scheme.qmin - torch.round(low / scale)).clamp(scheme.qmin, scheme.qmax)
     return scale, torch.round((scheme.qmin - low / scale).clamp(scheme.qmin, scheme.qmax))
 
 
@@ -137,7 +131,7 @@ def dequantize(
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, scheme: TensorScheme) -> Tensor:
     """``dequantize(quantize(x))`` without the code type in between."""
-    if scale.ndim == 0 and kernels.takes(x) and not scheme.by_inverse:
+    if scale.ndim == 0 and kernels.takes(x):
         from quantspectrum.kernels.static import fake_quantize_static
 
         return fake_quantize_static(x, scale, zero_point, scheme)
@@ -153,7 +147,7 @@ def fake_quantize_weight(
     weight: Tensor, scheme: TensorScheme, scale_dtype: torch.dtype | None = None
 ) -> Tensor:
     """``dequantize(quantize(weight))`` with the weight's own scales, in its shape and type."""
-    if scheme.granularity != "tensor" and kernels.takes(weight) and not scheme.by_inverse:
+    if scheme.granularity != "tensor" and kernels.takes(weight):
         from quantspectrum.kernels.rows import fake_quantize_rows
 
         rows = weight.flatten(1)
@@ -164,7 +158,7 @@ def fake_quantize_weight(
 
 def fake_quantize_input(x: Tensor, scheme: TensorScheme) -> Tensor:
     """``fake_quantize(x)`` with the scales measured on ``x`` (dynamic schemes)."""
-    if scheme.granularity == "token" and kernels.takes(x) and not scheme.by_inverse:
+    if scheme.granularity == "token" and kernels.takes(x):
         from quantspectrum.kernels.rows import fake_quantize_rows
 
         rows = x.reshape(-1, x.shape[-1])
@@ -174,9 +168,6 @@ def fake_quantize_input(x: Tensor, scheme: TensorScheme) -> Tensor:
 
 def _codes(x: Tensor, scale: Tensor, zero_point: Tensor, scheme: TensorScheme) -> Tensor:
     """Codes as float32; ``scale`` and ``zero_point`` broadcast to ``x`` and are on its device."""
-    if scheme.by_inverse:
-        rounded = torch.round(x.float() * (1 / scale)) + zero_point
-        return rounded.clamp_(scheme.qmin, scheme.qmax)
     scaled = x.float() / scale
     if not scheme.symmetric:
         scaled = scaled + zero_point

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from quantspectrum.formats import Format
+from quantspectrum.integer import IntegerKernel, weight_codes
 from quantspectrum.kernels.linear import linear
 from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.quantizer import (
@@ -74,6 +75,12 @@ class OpPlan:
         low, high = (torch.tensor(bound) for bound in self.output_range)
         return qparams(low, high, self.format.output)
 
+    def integer_kernel(self) -> IntegerKernel:
+        """How the op computes where its format is an integer one."""
+        assert self.input_range is not None
+        assert self.output_range is not None
+        return IntegerKernel.of(self.format, self.input_range, self.output_range)
+
     def check(self, name: str) -> None:
         """Raise ``ValueError`` when a range that the format needs is missing."""
         act = self.format.activation
@@ -89,6 +96,7 @@ class _WeightCodes:
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._integers: dict[str, tuple[Tensor, Tensor]] = {}
 
     def values(self, name: str, weight: Tensor, plan: OpPlan) -> Tensor:
         """The fake-quantized weight of an op."""
@@ -103,9 +111,15 @@ class _WeightCodes:
             self._kept[name] = kept
         return dequantize(*kept, weight.dtype)
 
-    def clear(self) -> None:
-        """Forget every code."""
-        self._kept.clear()
+    def integers(self, name: str, weight: Tensor, plan: OpPlan) -> tuple[Tensor, Tensor]:
+        """Codes and scales of the weight of an op that computes in integers."""
+        kept = self._integers.get(name)
+        if kept is None:
+            kept = weight_codes(weight, plan.format.weight)
+            if weight.numel() <= self._left:
+                self._left -= weight.numel()
+                self._integers[name] = kept
+        return kept
 
 
 class _LastInput:
@@ -118,7 +132,8 @@ class _LastInput:
 
     def remembering(self, plan: OpPlan, quantizer: InputQuantizer) -> InputQuantizer:
         """The quantizer, which makes nothing again that was made last, and in the same way."""
-        how = (plan.format.activation, plan.input_range, plan.scale_dtype)
+        fmt = plan.format
+        how = (fmt.activation, fmt.integer, plan.input_range, plan.scale_dtype)
 
         def quantize_input(x: Tensor) -> Tensor:
             if self._value is None or self._of is None or self._of() is not x or self._how != how:
@@ -229,6 +244,8 @@ class Simulation:
         self, name: str, module: nn.Module, before: Callable[..., Any]
     ) -> Callable[..., Any]:
         plan = self._plans[name]
+        if plan.format.integer:
+            return self._integer_forward(name, module, before)
         quantize_input = self._inputs.remembering(plan, self._input_quantizer(plan))
         quantize_output = _output_quantizer(plan)
 
@@ -242,6 +259,28 @@ class Simulation:
             if part == "weight":
                 return _apply(module, x, weight)
             return quantize_output(_apply(module, quantize_input(x), weight))
+
+        return forward
+
+    def _integer_forward(
+        self, name: str, module: nn.Module, before: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        plan = self._plans[name]
+        kernel = plan.integer_kernel()
+        input_codes = self._inputs.remembering(plan, kernel.codes)
+
+        def forward(x: Tensor) -> Any:
+            part = self._active.get(name)
+            if part is None:
+                return before(x)
+            weight = cast("nn.Parameter", module.weight).detach()
+            if part == "activation":
+                y = _apply(module, kernel.values(input_codes(x)).to(x.dtype), weight)
+                return kernel.rounded(y).to(x.dtype)
+            codes, scale = self._codes.integers(name, weight, plan)
+            if part == "weight":
+                return _apply(module, x, (codes * scale).to(x.dtype))
+            return _in_integers(module, kernel, input_codes(x), (codes, scale)).to(x.dtype)
 
         return forward
 
@@ -274,6 +313,10 @@ def op_error(module: nn.Module, plan: OpPlan, x: Tensor) -> Tensor:
     :math:`y`, :math:`Q(y + e) - y`.
     """
     weight = module.get_parameter("weight").detach()
+    if plan.format.integer:
+        kernel, codes = plan.integer_kernel(), weight_codes(weight, plan.format.weight)
+        quantized = _in_integers(module, kernel, kernel.codes(x), codes)
+        return (quantized - _apply(module, x, weight).float()).to(x.dtype)
     plan = plan.for_weight(weight)
     quantized = serving_input_quantizer(plan)(x)
     moved = fake_quantize_weight(weight, plan.format.weight, plan.scale_dtype) - weight
@@ -286,10 +329,22 @@ def op_error(module: nn.Module, plan: OpPlan, x: Tensor) -> Tensor:
     return error
 
 
+def _in_integers(
+    module: nn.Module, kernel: IntegerKernel, codes: Tensor, weight: tuple[Tensor, Tensor]
+) -> Tensor:
+    def product(x: Tensor, integers: Tensor, bias: Tensor | None) -> Tensor:
+        return _product(module, x, integers, bias)
+
+    return kernel.apply(product, codes, weight, getattr(module, "bias", None))
+
+
 def _apply(module: nn.Module, x: Tensor, weight: Tensor, *, bias: bool = True) -> Tensor:
-    added = getattr(module, "bias", None) if bias else None
+    return _product(module, x, weight, getattr(module, "bias", None) if bias else None)
+
+
+def _product(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(module, nn.Linear):
-        return linear(x, weight, added)
+        return linear(x, weight, bias)
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    output: Tensor = module._conv_forward(x, weight, added)
+    output: Tensor = module._conv_forward(x, weight, bias)
     return output

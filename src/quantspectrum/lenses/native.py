@@ -12,8 +12,9 @@ from quantspectrum.models.ops import OpTable
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.sensitivity import MEASURED
 from quantspectrum.sensitivity.anytime import estimates
-from quantspectrum.sensitivity.measurement import ESTIMATOR, Measurement, NativeRequest
+from quantspectrum.sensitivity.measurement import Measurement
 from quantspectrum.sensitivity.ranking import NEVER_REACHED, rank
+from quantspectrum.sensitivity.request import ESTIMATOR, NativeRequest
 
 __all__ = ["NativeRequest", "Scores", "score_ops"]
 

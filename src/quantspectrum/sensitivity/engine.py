@@ -20,7 +20,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,47 +29,14 @@ from torch.utils import _pytree as pytree
 from quantspectrum.data.encode import Batch
 from quantspectrum.models.adapter import Layout
 from quantspectrum.patching import replaced_forward
+from quantspectrum.sensitivity.capture import Capture, hollow, is_same, joined, repeated
 from quantspectrum.sensitivity.outputs import Head
 from quantspectrum.sensitivity.store import TensorStore, default_limit
 
-__all__ = ["Capture", "ReplayEngine"]
+__all__ = ["Activate", "Capture", "ReplayEngine", "joined", "repeated"]
 
 Activate = Callable[[], None]
 """Makes the ops of one slot compute as they should."""
-
-
-@dataclass(kw_only=True)
-class Capture:
-    """What one forward pass left behind.
-
-    Attributes:
-        inputs: The batch's model inputs, on the model's device.
-        values: What was read, ``(batch, tokens, hidden)`` or logits (see :class:`ReplayEngine`).
-        store: Where the captured tensors are.
-        calls: Arguments of each block, of blocks that ran once.
-        outputs: Outputs of what a replay may skip as a whole: last blocks, and modules around
-            a stack.
-        placeholders: Stand-ins for the outputs of skipped blocks that nothing reads.
-        before: For each op that ran: the blocks and modules that had finished when it first did.
-        entry: The innermost module around the last stack whose output has what is read, its place
-            there, and the arguments the module was called with: replays of its ops need not begin
-            further out.
-    """
-
-    inputs: dict[str, Tensor]
-    store: TensorStore
-    values: Tensor = field(default_factory=lambda: torch.empty(0))
-    calls: dict[str, Any] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    placeholders: dict[str, Any] = field(default_factory=dict)
-    before: dict[str, frozenset[str]] = field(default_factory=dict)
-    entry: tuple[str, int, Any] | None = None
-
-    def close(self) -> None:
-        """Free everything captured."""
-        self.store.close()
-        for kept in (self.calls, self.outputs, self.placeholders):
-            kept.clear()
 
 
 class ReplayEngine:
@@ -148,7 +114,7 @@ class ReplayEngine:
             for name in self._entries:
                 call, output = ended.get(name, (None, None))
                 for place, leaf in enumerate(pytree.tree_leaves(output)):
-                    if _is_same(leaf, capture.values):
+                    if is_same(leaf, capture.values):
                         capture.entry = name, place, capture.store.put(call)
         capture.store.seal()
         for where, size in capture.store.used.items():
@@ -333,7 +299,7 @@ class ReplayEngine:
                 if name in self._entries:
                     ended[name] = called[name], output
                 if name in blocks:
-                    capture.placeholders[name] = pytree.tree_map_only(Tensor, _hollow, output)
+                    capture.placeholders[name] = pytree.tree_map_only(Tensor, hollow, output)
                 if name in last or name not in blocks:
                     capture.outputs[name] = capture.store.put(output)
 
@@ -378,37 +344,5 @@ def _around(model: nn.Module, path: str) -> list[str]:
     return [*around, *(f"{prefix}{name}" for name in beside if f"{prefix}{name}" != path)]
 
 
-def _is_same(leaf: Any, values: Tensor) -> bool:
-    """Whether a leaf is the tensor that was read, or the whole of it seen once more."""
-    return (
-        isinstance(leaf, Tensor)
-        and leaf.data_ptr() == values.data_ptr()
-        and leaf.shape == values.shape
-        and leaf.stride() == values.stride()
-    )
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape, type and device that takes no memory."""
-    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
-
-
 def _returning(answer: Any) -> Callable[..., Any]:
     return lambda *_args, **_kwargs: answer
-
-
-def repeated(tree: Any, times: int) -> Any:
-    """Every tensor repeated along its first dimension; without it, as it is."""
-    return pytree.tree_map_only(
-        Tensor, lambda x: x.repeat(times, *[1] * (x.ndim - 1)) if x.ndim else x, tree
-    )
-
-
-def joined(outputs: Sequence[Any]) -> Any:
-    """Outputs of one structure, tensors concatenated along their first dimension."""
-    leaves = [pytree.tree_flatten(output) for output in outputs]
-    merged = [
-        torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
-        for parts in zip(*(flat for flat, _ in leaves), strict=True)
-    ]
-    return pytree.tree_unflatten(merged, leaves[0][1])

@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.quantizer import fake_quantize_weight
-from quantspectrum.sensitivity.engine import Capture
+from quantspectrum.sensitivity.capture import Capture
 from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, mean_and_stderr
 from quantspectrum.sensitivity.outputs import Rows
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.models.adapter import Layout
-from quantspectrum.sensitivity.engine import Activate, Capture, ReplayEngine
+from quantspectrum.sensitivity.capture import Capture
+from quantspectrum.sensitivity.engine import Activate, ReplayEngine
 from quantspectrum.sensitivity.journal import Journal
 from quantspectrum.sensitivity.metric import MeasuredMetric
 from quantspectrum.sensitivity.outputs import Difference, Reference, Rows

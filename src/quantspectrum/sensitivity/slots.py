@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from quantspectrum.data.encode import Batch
-from quantspectrum.sensitivity.engine import ReplayEngine, repeated
+from quantspectrum.sensitivity.capture import repeated
+from quantspectrum.sensitivity.engine import ReplayEngine
 
 __all__ = ["MOST_SLOTS", "choose_slots"]
 
@@ -24,6 +25,9 @@ eight slots serve seven ops, and a tenth should be won."""
 
 SATURATED_S = 0.3
 """A forward pass that takes longer is bound by arithmetic, which sharing does not spare."""
+
+EXTRA_BYTES = 4 * 2**30
+"""Device memory that sharing may take."""
 
 IDLE = 1.5
 """On a GPU, a pass that takes this many times its launching keeps the GPU busy by itself."""
@@ -45,15 +49,28 @@ def choose_slots(engine: ReplayEngine, batch: Batch, device: torch.device) -> in
     launching, alone = _timed(engine, inputs, device)
     if alone > SATURATED_S or (device.type == "cuda" and alone > IDLE * launching):
         return 1
-    more = repeated(inputs, TRIAL)
     try:
-        _, together = _timed(engine, more, device)
-        if together < SATURATED_S:
-            _, together = _timed(engine, more, device)
+        together, extra = _together(engine, repeated(inputs, TRIAL), device)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return 1
-    return MOST_SLOTS if together < GAIN * TRIAL * alone else 1
+    fits = extra * MOST_SLOTS / TRIAL <= EXTRA_BYTES
+    return MOST_SLOTS if fits and together < GAIN * TRIAL * alone else 1
+
+
+def _together(
+    engine: ReplayEngine, inputs: dict[str, Tensor], device: torch.device
+) -> tuple[float, int]:
+    """Seconds of a forward pass of several batches, and device memory it takes while it runs."""
+    before = 0
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    _, seconds = _timed(engine, inputs, device)
+    if seconds < SATURATED_S:
+        _, seconds = _timed(engine, inputs, device)
+    extra = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
+    return seconds, extra
 
 
 def _timed(

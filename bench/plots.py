@@ -1,0 +1,84 @@
+"""Figures of docs/performance.md from the results of bench/scan_full_size.py and bench/scan.py.
+
+pip install -c constraints.txt '.[bench]'
+python bench/plots.py --results bench/results --out docs/images
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+INK, BLUE, ORANGE = "#222222", "#0072B2", "#D55E00"
+
+
+def growth(result: dict[str, Any], out: Path) -> None:
+    """Time against tokens and ops, memory against ops, of the full-size scan."""
+    parts = result["parts"]["growth"]
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), constrained_layout=True)
+    lines = (
+        (axes[0], parts["tokens"], "tokens", "seconds", "tokens of a scan of 252 ops", "seconds"),
+        (axes[1], parts["ops"], "ops", "seconds", "ops, 4,096 tokens", "seconds"),
+        (axes[2], parts["ops"], "ops", "peak_gib", "ops, 4,096 tokens", "peak device memory (GiB)"),
+    )
+    for axis, points, x, y, across, up in lines:
+        axis.plot([p[x] for p in points], [p[y] for p in points], "o-", color=BLUE)
+        axis.set_xlabel(across)
+        axis.set_ylabel(up)
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[2].axhline(result["model_gib"], color=ORANGE, linestyle="--", label="the model itself")
+    axes[2].legend(frameon=False, loc="lower right")
+    figure.suptitle(
+        f"mse_v2, base isolate, Qwen2.5-VL-3B, {result['environment']['device_name']}", color=INK
+    )
+    figure.savefig(out / "growth.png", dpi=110)
+
+
+def scans(result: dict[str, Any], out: Path) -> None:
+    """Seconds of every scan beside half a forward pass an op."""
+    wanted = (
+        "mse_v2 isolate",
+        "mse_v2 fallback",
+        "kl isolate",
+        "kl fallback",
+        "visibility",
+        "sqnr",
+        "hawq_v2",
+        "images",
+    )
+    found = [(n, result["parts"][n]) for n in wanted if "seconds" in result["parts"].get(n, {})]
+    figure, axis = plt.subplots(figsize=(7.5, 3.4), constrained_layout=True)
+    labels = [f"{name} ({part['ops']} ops)" for name, part in found]
+    axis.barh(labels, [part["seconds"] for _, part in found], color=BLUE)
+    for place, (_, part) in enumerate(found):
+        axis.text(part["seconds"], place, f" {part['seconds']:.1f} s", va="center", color=INK)
+    floor = result["parts"]["floor"]["half_forwards_s"]
+    axis.axvline(floor, color=ORANGE, linestyle="--", label="half a plain forward pass an op")
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds")
+    axis.legend(frameon=False)
+    figure.savefig(out / "scans.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = json.loads((args.results / "scan_full_size.json").read_text())
+    growth(result, args.out)
+    scans(result, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What a captured forward pass leaves behind, and operations on structures of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from quantspectrum.sensitivity.store import TensorStore
+
+__all__ = ["Capture", "hollow", "is_same", "joined", "repeated"]
+
+
+@dataclass(kw_only=True)
+class Capture:
+    """What one forward pass left behind.
+
+    Attributes:
+        inputs: The batch's model inputs, on the model's device.
+        values: What was read, ``(batch, tokens, hidden)`` or logits (see :class:`ReplayEngine`).
+        store: Where the captured tensors are.
+        calls: Arguments of each block, of blocks that ran once.
+        outputs: Outputs of what a replay may skip as a whole: last blocks, and modules around
+            a stack.
+        placeholders: Stand-ins for the outputs of skipped blocks that nothing reads.
+        before: For each op that ran: the blocks and modules that had finished when it first did.
+        entry: The innermost module around the last stack whose output has what is read, its place
+            there, and the arguments the module was called with: replays of its ops need not begin
+            further out.
+    """
+
+    inputs: dict[str, Tensor]
+    store: TensorStore
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    calls: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    placeholders: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, frozenset[str]] = field(default_factory=dict)
+    entry: tuple[str, int, Any] | None = None
+
+    def close(self) -> None:
+        """Free everything captured."""
+        self.store.close()
+        for kept in (self.calls, self.outputs, self.placeholders):
+            kept.clear()
+
+
+def is_same(leaf: Any, values: Tensor) -> bool:
+    """Whether a leaf is the tensor that was read, or the whole of it seen once more."""
+    return (
+        isinstance(leaf, Tensor)
+        and leaf.data_ptr() == values.data_ptr()
+        and leaf.shape == values.shape
+        and leaf.stride() == values.stride()
+    )
+
+
+def hollow(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape, type and device that takes no memory."""
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+def repeated(tree: Any, times: int) -> Any:
+    """Every tensor repeated along its first dimension; without it, as it is."""
+    return pytree.tree_map_only(
+        Tensor, lambda x: x.repeat(times, *[1] * (x.ndim - 1)) if x.ndim else x, tree
+    )
+
+
+def joined(outputs: Sequence[Any]) -> Any:
+    """Outputs of one structure, tensors concatenated along their first dimension."""
+    leaves = [pytree.tree_flatten(output) for output in outputs]
+    merged = [
+        torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
+        for parts in zip(*(flat for flat, _ in leaves), strict=True)
+    ]
+    return pytree.tree_unflatten(merged, leaves[0][1])
