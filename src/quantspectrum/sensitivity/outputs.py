@@ -9,7 +9,7 @@ quantized head, soft-capped logits) the logits are read and subtracted in float3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from quantspectrum.data.encode import Batch
+from quantspectrum.errors import UserError
 from quantspectrum.kernels.kl import centred_exponential_excess
 from quantspectrum.models.adapter import Layout
 
-__all__ = ["Difference", "Head", "Reference", "Rows"]
+__all__ = ["Difference", "Head", "Reference", "Rows", "check_finite", "output_error"]
 
 CHUNK_BYTES = 2**29
 """Most bytes of float32 logits at a time."""
@@ -135,6 +136,26 @@ class Rows:
         else:
             grid.index_copy_(0, self.index, rows.double())
         return grid.reshape(self.shape).sum(1)
+
+
+def output_error(sample: str) -> UserError:
+    """What is wrong where the unquantized model's output is of no use."""
+    return UserError(
+        f"the model's own output on sample {sample} is not finite or all zero, so no "
+        "op can be scored; check the checkpoint for NaN, or load it in another --dtype"
+    )
+
+
+def check_finite(rows: Rows, samples: Sequence[str], values: Tensor) -> None:
+    """Make sure that the scored rows ``(rows, features)`` of an output are finite.
+
+    Raises:
+        UserError: They are not, in the sample that it names.
+    """
+    broken = ~values.isfinite().all(-1)
+    if bool(broken.any()):
+        first = rows.per_sample(broken.float()).nonzero()[0]
+        raise output_error(samples[int(first)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from quantspectrum.data.encode import Batch
-from quantspectrum.errors import UserError
 from quantspectrum.models.adapter import Layout
 from quantspectrum.sensitivity.capture import Capture
 from quantspectrum.sensitivity.engine import Activate, ReplayEngine
 from quantspectrum.sensitivity.journal import Journal
 from quantspectrum.sensitivity.metric import MeasuredMetric
-from quantspectrum.sensitivity.outputs import Difference, Reference, Rows
+from quantspectrum.sensitivity.outputs import Difference, Reference, Rows, output_error
 from quantspectrum.simulation import OpPlan, Part, Simulation
 
 __all__ = ["EVERYTHING", "REFERENCE", "UNREACHED", "Base", "OutOfTime", "Scan", "journal_key"]
@@ -221,10 +220,7 @@ class Scan:
         finite = reference.rows.per_sample(reference.squared_norm()).tolist()
         for sample, value in zip(batch.sample_ids, finite, strict=True):
             if not 0 < value < float("inf"):
-                raise UserError(
-                    f"the model's own output on sample {sample} is not finite or all zero, so no "
-                    "op can be scored; check the checkpoint for NaN, or load it in another --dtype"
-                )
+                raise output_error(sample)
         values: dict[str, list[float]] = {}
         for metric in self.metrics:
             for key, tensor in metric.reference_values(reference).items():

@@ -21,7 +21,7 @@ gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,8 +32,8 @@ from torch.utils.checkpoint import checkpoint
 from quantspectrum.data.encode import Batch
 from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.patching import replaced_attribute, replaced_forward
-from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, summary
-from quantspectrum.sensitivity.outputs import Reference, Rows, product
+from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, finite, summary
+from quantspectrum.sensitivity.outputs import Reference, Rows, check_finite, product
 from quantspectrum.sensitivity.samples import SampleSums
 from quantspectrum.simulation import OpPlan, op_error
 
@@ -74,7 +74,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
         )
         generator = torch.Generator(values.device).manual_seed(context.seed * 1_000_003 + index)
         if values.requires_grad:  # The batch runs an op.
-            gradient = _loss_gradient(reference, values, generator)
+            gradient = _loss_gradient(reference, values, generator, batch.sample_ids)
             # Up to the anchor alone, so that weights that train get no gradients either.
             torch.autograd.backward(values, gradient, inputs=[anchor])
     tokens = rows.per_sample((~rows.image).float()).tolist()
@@ -93,7 +93,7 @@ def score(op: PerSample) -> Summary:
     """Mean over samples, per token."""
     made = summary(op["squared"], None, op["tokens"], names=("squared", "tokens"))
     if made.raw["tokens"]:
-        made.raw["elementwise"] = sum(op["elementwise"]) / made.raw["tokens"]
+        made.raw.update(finite(elementwise=sum(op["elementwise"]) / made.raw["tokens"]))
     return made
 
 
@@ -153,7 +153,9 @@ def _recomputed(own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @torch.no_grad()
-def _loss_gradient(reference: Reference, values: Tensor, generator: torch.Generator) -> Tensor:
+def _loss_gradient(
+    reference: Reference, values: Tensor, generator: torch.Generator, samples: Sequence[str]
+) -> Tensor:
     """Gradient of the summed loss at labels drawn from the predictions, of ``values``' shape.
 
     The gradient of ``-log p_y`` with respect to the logits is ``p - onehot(y)``, and with respect to
@@ -166,15 +168,18 @@ def _loss_gradient(reference: Reference, values: Tensor, generator: torch.Genera
         if reference.head is not None:
             log_p = reference.head.logits(reference.values[s])
         p = torch.softmax(log_p, dim=-1)
+        whole = torch.ones(len(reference.values), 1, device=p.device)
+        whole[s] = p.sum(-1, keepdim=True)
+        check_finite(rows, samples, whole)
         label = torch.multinomial(p, 1, generator=generator)
         p.scatter_add_(-1, label, torch.full_like(label, -1.0, dtype=p.dtype))
         p[rows.image[s]] = 0.0
         head = reference.head
         parts.append(p if head is None else product(p, head.module.weight))
     gradient = torch.zeros(rows.shape[0] * rows.shape[1], values.shape[-1], device=values.device)
-    whole = torch.cat(parts)
+    found = torch.cat(parts)
     if rows.index is None:
-        gradient = whole
+        gradient = found
     else:
-        gradient.index_copy_(0, rows.index, whole)
+        gradient.index_copy_(0, rows.index, found)
     return gradient.reshape(values.shape).to(values.dtype)
