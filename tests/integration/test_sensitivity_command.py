@@ -219,3 +219,16 @@ def test_weights_that_are_offloaded_have_no_traces(
 ) -> None:
     message = fails(command("--metric", "hawq_v2", "--device-map", "cpu-offload"))
     assert "load without --device-map" in message
+
+
+def test_a_run_says_first_of_all_that_it_covers_a_part(
+    command: Callable[..., list[str]], tmp_path: Path, capsys
+) -> None:
+    """All stages are done, and the figures are of the part that was scored."""
+    given = ["run", *command("--max-new-tokens", "4", "--cut", "half=50%", model="vl")[1:]]
+    given[given.index("--out") + 1] = str(tmp_path / "run")
+    assert main(given) == 3
+    captured = capsys.readouterr()
+    first = captured.err.splitlines()[0]
+    assert first.startswith("quantspectrum: INCOMPLETE: native:mse_v2, 14 of 28 ops scored, 12 sk")
+    assert (tmp_path / "run" / "report.html").is_file()
