@@ -34,7 +34,7 @@ def score_ops(
     """
     if not table.candidates:
         raise UserError("no op is left to score; loosen --include, --exclude or --type")
-    request.check()
+    request.check(loaded.task)
     check_unquantized(loaded)
     watch = Stopwatch(loaded.device)
     with loaded.layout.faster():

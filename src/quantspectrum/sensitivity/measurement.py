@@ -317,7 +317,7 @@ class Measurement:
             replay=self._engine.whole is None,
             whole_because=self._engine.whole,
             head_read=self._engine.head is not None,
-            slots=self._slots,
+            slots=self._slots if self._engine.whole is None else 1,
             batches=len(batches),
             batch_size=max(len(batch.sample_ids) for batch in batches),
             captured_bytes=self._engine.captured,

@@ -81,6 +81,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
+def _labels(batch: Batch, ids: Tensor) -> Tensor:
+    """Token that each position's output is to predict, or -1 where it does not count."""
+    label = torch.full_like(ids, -1)
+    target = batch.target.to(ids.device)
+    tokens = ids if batch.labels is None else batch.labels.to(ids.device)
+    if batch.predicts == "next-token":
+        label[:, :-1] = torch.where(target[:, 1:], tokens[:, 1:], -1)
+    elif batch.predicts == "same-token":
+        label = torch.where(target, tokens, -1)
+    return label
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """Which positions of an output are scored.
@@ -89,7 +101,7 @@ class Rows:
         shape: ``(batch, tokens)``, or ``(batch, 1)`` for models with one output a sample.
         index: Positions that are no padding, in the flattened shape; ``None`` when all are.
         image: Which of the scored positions hold image tokens, ``(rows,)`` bool.
-        label: Next token at each scored position, or -1 where it does not count.
+        label: Token to predict at each scored position, or -1 where it does not count.
     """
 
     shape: tuple[int, int]
@@ -102,13 +114,13 @@ class Rows:
         """The rows of a batch whose output is ``values``."""
         ids = inputs.get("input_ids")
         if ids is None or values.ndim < 3:
-            n = values.shape[0]
-            none = torch.zeros(n, dtype=torch.bool, device=values.device)
-            label = torch.full((n,), -1, device=values.device)
-            return cls(shape=(n, 1), index=None, image=none, label=label)
-        label = torch.full_like(ids, -1)
-        counts = batch.target.to(ids.device)
-        label[:, :-1] = torch.where(counts[:, 1:], ids[:, 1:], -1)
+            # One output a sample, or the places of a picture.
+            shape = (values.shape[0], values[0].numel() // values.shape[-1])
+            count = shape[0] * shape[1]
+            none = torch.zeros(count, dtype=torch.bool, device=values.device)
+            label = torch.full((count,), -1, device=values.device)
+            return cls(shape=shape, index=None, image=none, label=label)
+        label = _labels(batch, ids)
         mask = inputs.get("attention_mask")
         whole = mask is None or bool(mask.bool().all())
         index = None if whole or mask is None else mask.flatten().nonzero().squeeze(-1)
@@ -247,7 +259,9 @@ class Difference:
             excess = centred_exponential_excess(log_p, delta, mean)
             kl.append(torch.log1p(excess))
             label = self.reference.rows.label[s]
-            at = delta.gather(-1, label.clamp(min=0)[:, None]).squeeze(-1) - mean
+            # A model whose outputs are no tokens has labels beyond them, which nothing asks for.
+            place = label.clamp(0, delta.shape[-1] - 1)
+            at = delta.gather(-1, place[:, None]).squeeze(-1) - mean
             gained.append(at - kl[-1])
         return torch.cat(kl), torch.cat(gained)
 

@@ -46,6 +46,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
     """``squared``, ``elementwise`` (halved sums) and ``tokens`` of each op per sample."""
     sums = SampleSums(batch, context.device)
     found: dict[str, dict[str, Tensor]] = {}
+    ran: set[str] = set()
 
     def seen(name: str, error: Tensor, gradient: Tensor) -> None:
         # In float32: products of small gradients and small errors leave bfloat16's range of use.
@@ -63,7 +64,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
     context.engine.check_head(inputs)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        anchor = _put_probes(stack, context, seen)
+        anchor = _put_probes(stack, context, seen, ran)
         for name in context.engine.blocks():
             block = context.model.get_submodule(name)
             stack.enter_context(replaced_forward(block, _recomputed(block.forward)))
@@ -77,9 +78,11 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
             gradient = _loss_gradient(reference, values, generator, batch.sample_ids)
             # Up to the anchor alone, so that weights that train get no gradients either.
             torch.autograd.backward(values, gradient, inputs=[anchor])
-    tokens = rows.per_sample((~rows.image).float()).tolist()
-    return {
-        op: {key: values.tolist() for key, values in kept.items()} | {"tokens": tokens}
+    tokens = {"tokens": rows.per_sample((~rows.image).float()).tolist()}
+    # Of what ran and has no gradient the loss sees nothing.
+    unseen = {op: absent(rows.shape[0]) | tokens for op in ran if op not in found}
+    return unseen | {
+        op: {key: values.tolist() for key, values in kept.items()} | tokens
         for op, kept in found.items()
     }
 
@@ -116,14 +119,17 @@ class _Probe(torch.autograd.Function):
 
 
 def _put_probes(
-    stack: ExitStack, context: PassContext, seen: Callable[[str, Tensor, Tensor], None]
+    stack: ExitStack,
+    context: PassContext,
+    seen: Callable[[str, Tensor, Tensor], None],
+    ran: set[str],
 ) -> Tensor:
     # Without it nothing before the first trainable tensor would be part of the graph.
     anchor = torch.zeros((), device=context.device, requires_grad=True)
     for name, plan in context.plans.items():
         module = context.model.get_submodule(name)
         slot = inner_forward_slot(module)
-        forward = _probed(name, module, plan, getattr(module, slot), anchor, seen)
+        forward = _probed(name, module, plan, getattr(module, slot), anchor, seen, ran)
         stack.enter_context(replaced_attribute(module, slot, forward))
     return anchor
 
@@ -135,11 +141,13 @@ def _probed(
     own: Callable[..., Any],
     anchor: Tensor,
     seen: Callable[[str, Tensor, Tensor], None],
+    ran: set[str],
 ) -> Callable[..., Any]:
     def tell(x: Tensor, gradient: Tensor) -> None:
         seen(name, op_error(module, plan, x), gradient)
 
     def forward(x: Tensor) -> Any:
+        ran.add(name)
         return _Probe.apply(own(x), x.detach(), anchor.to(x.device), tell)
 
     return forward
