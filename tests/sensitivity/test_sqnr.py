@@ -190,6 +190,8 @@ def test_sums_of_samples_know_the_layouts_of_rows() -> None:
     assert text.sum("op", rows).tolist() == [3, 15]
     assert text.sum("op", rows[..., None].expand(2, 3, 2)).tolist() == [6, 30]
     assert text.sum("op", torch.tensor([7.0, 8])).tolist() == [7, 8]
+    # As OPT has it: tokens of all samples in a row, padding among them.
+    assert text.sum("op", rows.flatten()).tolist() == [3, 15]
     grid = torch.tensor([[1, 4, 4], [1, 2, 4]])
     pictures = SampleSums(batch_of(2, image_grid_thw=grid), CPU)
     assert pictures.sum("op", torch.ones(24)).tolist() == [16, 8]
