@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 import models_tiny
 from quantspectrum.artifacts import SensitivityReport
@@ -20,7 +21,7 @@ from quantspectrum.formats import preset
 from quantspectrum.models.loading import Loaded
 from quantspectrum.simulation import Simulation
 from quantspectrum.stages import DataRequest, OpsRequest, ScoringRequest, sensitivity
-from scans import BASES, Base, by_whole_passes, plans_of, score, score_all, scores
+from scans import BASES, Base, by_whole_passes, logits_with, plans_of, score, score_all, scores
 
 WHOLE = {"albert": "runs more than once", "unknown text": "not known", "unknown image": "not known"}
 PICTURES = ("vit", "dinov2", "swin", "unknown image", "qwen2.5-vl")
@@ -91,6 +92,42 @@ def test_passes_over_all_ops(family: str) -> None:
         # Of an unknown model the output is the first it gives, to which the pooler adds nothing.
         blind = {"pooler.dense"} if report.lens == "native:visibility" else set()
         assert {op.name for op in report.ops if op.score <= 0} <= blind
+
+
+def capped(cap: float | None) -> nn.Module:
+    """A decoder that ends as Gemma 2 does, in logits that are soft-capped."""
+    settings = {
+        "vocab_size": models_tiny.VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "pad_token_id": models_tiny.PAD,
+        "initializer_range": 0.1,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(0)
+    config = Gemma2Config(**settings, final_logit_softcapping=cap)
+    return models_tiny._random(Gemma2ForCausalLM(config))
+
+
+@pytest.mark.parametrize(("cap", "read_head"), [(1.0, False), (None, True)])
+def test_capped_logits_are_compared_as_they_are(cap: float | None, read_head: bool) -> None:
+    model = capped(cap)
+    loaded = models_tiny.loaded(model)
+    plans = plans_of(loaded, preset("w4a16"), [])
+    batch = models_tiny.text_batch((10, 10))
+    report = score(model, "w4a16", selection=[batch])
+    assert report.engine is not None
+    assert (report.engine.head_read, report.engine.replay) == (read_head, True)
+    reference = logits_with(loaded, plans, set(), batch)
+    assert bool(reference.abs().max() <= 1) is not read_head
+    for op in report.ops:
+        error = logits_with(loaded, plans, {op.name}, batch) - reference
+        ratio = error.square().sum((1, 2)) / reference.square().sum((1, 2))
+        assert op.score == pytest.approx(float(ratio.mean()), rel=1e-3), op.name
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
