@@ -205,6 +205,7 @@ def test_every_kind_of_model_is_loaded_as_it_was(tmp_path: Path, family: str) ->
         assert faster is nullcontext or (
             isinstance(faster, partial) and faster.args == (made.model,)
         )
+    assert loaded.takes_text is not hasattr(loaded.processor, "image_mean")
     assert loaded.takes_images is (family == "qwen2.5-vl")
 
 
