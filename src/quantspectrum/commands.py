@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from quantspectrum.artifacts import Artifact
 from quantspectrum.errors import UserError
@@ -52,7 +52,7 @@ def run(args: Args) -> int:
         data=_data(args),
         ops=_ops(args),
         scoring=_scoring(args),
-        base=tuple(dict.fromkeys(args.base or ["isolate"])),
+        base=tuple(_bases(args)),
         cut=tuple(args.cut or ()),
         backend=args.backend,
     )
@@ -115,7 +115,7 @@ def sensitivity(args: Args) -> int:
     """``quantspectrum sensitivity``."""
     from quantspectrum import stages
 
-    bases = args.base or ["isolate"]
+    bases = _bases(args)
     if len(bases) > 1:
         raise UserError("a report is of one base; give --base once, or use `quantspectrum run`")
     out = _json_path(args.out)
@@ -284,6 +284,13 @@ def _ops(args: Args) -> OpsRequest:
         exclude=tuple(args.exclude or ()),
         type=tuple(args.type or ("Linear",)),
     )
+
+
+def _bases(args: Args) -> list[Literal["isolate", "fallback"]]:
+    bases = list(dict.fromkeys(args.base or ["isolate"]))
+    if args.rescore and "fallback" not in bases:
+        raise UserError("--rescore ranks again from base fallback; give --base fallback")
+    return bases
 
 
 def _scoring(args: Args) -> ScoringRequest:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from quantspectrum.formats import Format
 from quantspectrum.integer import IntegerKernel, weight_codes
 from quantspectrum.kernels.linear import linear
-from quantspectrum.models.placement import inner_forward_slot
+from quantspectrum.models.placement import inner_forward_slot, tensor_of, weight_of
 from quantspectrum.quantizer import (
     dequantize,
     fake_quantize,
@@ -310,9 +310,9 @@ def op_error(module: nn.Module, plan: OpPlan, x: Tensor) -> Tensor:
 
     :math:`e = Q(x)\,(Q(W) - W)^\top + (Q(x) - x)\,W^\top`, which keeps its precision where the
     difference of two outputs in the model's type would lose it; with a quantized output
-    :math:`y`, :math:`Q(y + e) - y`.
+    :math:`y`, :math:`Q(y + e) - y`. It can be asked for while the weights are offloaded.
     """
-    weight = module.get_parameter("weight").detach()
+    weight = weight_of(module).to(x.device)
     if plan.format.integer:
         kernel, codes = plan.integer_kernel(), weight_codes(weight, plan.format.weight)
         quantized = _in_integers(module, kernel, kernel.codes(x), codes)
@@ -335,11 +335,17 @@ def _in_integers(
     def product(x: Tensor, integers: Tensor, bias: Tensor | None) -> Tensor:
         return _product(module, x, integers, bias)
 
-    return kernel.apply(product, codes, weight, getattr(module, "bias", None))
+    return kernel.apply(product, codes, weight, _bias_of(module, codes.device))
 
 
 def _apply(module: nn.Module, x: Tensor, weight: Tensor, *, bias: bool = True) -> Tensor:
-    return _product(module, x, weight, getattr(module, "bias", None) if bias else None)
+    return _product(module, x, weight, _bias_of(module, x.device) if bias else None)
+
+
+def _bias_of(module: nn.Module, device: torch.device) -> Tensor | None:
+    if getattr(module, "bias", None) is None:
+        return None
+    return tensor_of(module, "bias").to(device)
 
 
 def _product(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

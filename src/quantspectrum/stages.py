@@ -21,7 +21,7 @@ from quantspectrum.artifacts import (
     write_text,
 )
 from quantspectrum.backends.quantize import quantize_profile
-from quantspectrum.data.encode import encode
+from quantspectrum.data.encode import encode_for
 from quantspectrum.data.prompts import load_prompts
 from quantspectrum.data.sample import Sample
 from quantspectrum.data.splits import Splits, identity, make_splits
@@ -232,7 +232,7 @@ def _native_request(
 ) -> NativeRequest:
     splits = data.splits(loaded.takes_images)
     calibration, selection = (
-        encode(part, loaded.processor, batch_size=batch_size, max_length=data.max_length)
+        encode_for(loaded, part, batch_size=batch_size, max_length=data.max_length)
         for part in (splits.calibration, splits.selection)
     )
     # Pictures first: the first batch then reaches every op, so that all are scored early.

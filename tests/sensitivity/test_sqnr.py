@@ -17,7 +17,7 @@ from quantspectrum.quantizer import fake_quantize_weight
 from quantspectrum.sensitivity import sqnr
 from quantspectrum.sensitivity.metric import NOT_FINITE, mean_and_stderr
 from quantspectrum.sensitivity.samples import SampleSums
-from quantspectrum.simulation import OpPlan, op_error, serving_input_quantizer
+from quantspectrum.simulation import OpPlan, Simulation, op_error, serving_input_quantizer
 from scans import MIXED, TEXT, UNSEEN, plans_of, score
 
 FORMATS = ("w8a8", "w8a8-static-affine", "w8a16", "w4a8", "fp8")
@@ -118,25 +118,34 @@ def test_nothing_is_left_behind(vl: nn.Module) -> None:
     assert torch.equal(models_tiny.logits(vl, MIXED[1]), before)
 
 
-@pytest.mark.parametrize("fmt", [*FORMATS, "inc"])
+@pytest.mark.parametrize("fmt", FORMATS)
 def test_the_error_of_an_op_is_its_quantized_output_less_its_own(fmt: str) -> None:
     """In float64, so that nothing hides what the form without cancellation wins."""
     torch.manual_seed(0)
     op = nn.Linear(32, 16).double()
     x = torch.randn(3, 5, 32).double()
-    plan = OpPlan(format=preset(fmt), input_range=(-3.0, 3.5), output_range=(-2.0, 2.0))
-    plan = plan.for_weight(op.weight)
+    plan = OpPlan(format=preset(fmt), input_range=(-3.0, 3.5)).for_weight(op.weight)
     weight = fake_quantize_weight(op.weight.detach(), plan.format.weight, plan.scale_dtype)
     with torch.no_grad():
         expected = functional.linear(serving_input_quantizer(plan)(x), weight, op.bias)
-        if plan.format.output is not None:
-            scale, zero_point = plan.output_qparams()
-            scheme = plan.format.output
-            codes = (expected.float() / scale + zero_point).round().clamp(scheme.qmin, scheme.qmax)
-            expected = ((codes - zero_point) * scale).double()
         error = op_error(op, plan, x)
         assert torch.allclose(error, expected - op(x), rtol=1e-4, atol=1e-6)
         assert float(error.norm()) > 0
+
+
+@pytest.mark.parametrize("fmt", [*FORMATS, "inc", "inc-reduce-range"])
+def test_the_error_of_an_op_is_what_the_simulation_changes(fmt: str) -> None:
+    torch.manual_seed(0)
+    model, x = nn.ModuleDict({"op": nn.Linear(32, 16)}), torch.randn(3, 5, 32)
+    plan = OpPlan(format=preset(fmt), input_range=(-3.0, 3.5), output_range=(-2.0, 2.0))
+    with torch.no_grad():
+        y = model["op"](x)
+        with Simulation(model, {"op": plan}) as simulation:
+            simulation.activate_all()
+            changed = model["op"](x) - y
+        error = op_error(model["op"], plan.for_weight(model["op"].weight), x)
+    assert torch.allclose(error, changed, rtol=1e-4, atol=1e-6)
+    assert float(error.norm()) > 1e-3
 
 
 def test_small_errors_keep_their_digits() -> None:
@@ -181,6 +190,8 @@ def test_sums_of_samples_know_the_layouts_of_rows() -> None:
     assert text.sum("op", rows).tolist() == [3, 15]
     assert text.sum("op", rows[..., None].expand(2, 3, 2)).tolist() == [6, 30]
     assert text.sum("op", torch.tensor([7.0, 8])).tolist() == [7, 8]
+    # As OPT has it: tokens of all samples in a row, padding among them.
+    assert text.sum("op", rows.flatten()).tolist() == [3, 15]
     grid = torch.tensor([[1, 4, 4], [1, 2, 4]])
     pictures = SampleSums(batch_of(2, image_grid_thw=grid), CPU)
     assert pictures.sum("op", torch.ones(24)).tolist() == [16, 8]

@@ -13,7 +13,7 @@ from quantspectrum.provenance import Stopwatch
 from quantspectrum.sensitivity import MEASURED
 from quantspectrum.sensitivity.anytime import estimates
 from quantspectrum.sensitivity.measurement import Measurement
-from quantspectrum.sensitivity.ranking import rank
+from quantspectrum.sensitivity.ranking import NEVER_REACHED, rank
 from quantspectrum.sensitivity.request import ESTIMATOR, NativeRequest
 
 __all__ = ["NativeRequest", "Scores", "score_ops"]
@@ -34,7 +34,7 @@ def score_ops(
     """
     if not table.candidates:
         raise UserError("no op is left to score; loosen --include, --exclude or --type")
-    request.check()
+    request.check(loaded.task)
     check_unquantized(loaded)
     watch = Stopwatch(loaded.device)
     with loaded.layout.faster():
@@ -61,7 +61,12 @@ def _report(
     estimated: dict[str, float] = {}
     if request.limited and metric in MEASURED:
         scores = {name: made.score for name, made in collected.summaries.items()}
-        estimated = estimates(collected.missing, work.cheap(fmt.name), scores)
+        cheap = work.cheap(fmt.name)
+        estimated = estimates(collected.missing, cheap, scores)
+        if stopped_by != "interrupted":
+            # The estimator runs every op that the data reaches.
+            unreached = [name for name in collected.missing if name not in cheap]
+            collected.missing.update(dict.fromkeys(unreached, NEVER_REACHED))
     ops = rank(
         work.ops,
         collected.summaries,

@@ -26,7 +26,7 @@ def measuring_order(
 
     Args:
         ops: Candidates.
-        cheap: Their cheap scores; ops without one come first.
+        cheap: Their cheap scores; ops without one, which the data does not reach, come last.
         cuts: Shares of groups, least sensitive first, at which profiles end.
     """
     groups: dict[str, list[Op]] = {}
@@ -43,7 +43,7 @@ def measuring_order(
     distance = {
         name: min(abs(place + 0.5 - point) for point in points) for place, name in enumerate(ranked)
     }
-    order = sorted(groups, key=lambda name: (distance.get(name, -1.0), -known.get(name, math.inf)))
+    order = sorted(groups, key=lambda name: (distance.get(name, math.inf), -known.get(name, 0.0)))
     return [op for name in order for op in groups[name]]
 
 

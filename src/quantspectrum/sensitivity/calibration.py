@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format, TensorScheme
+from quantspectrum.models.outputs import call_options
 from quantspectrum.sensitivity.observers import Observer, observer_of
 
 __all__ = ["OpRanges", "Ranges", "observe_op_ranges", "observe_ranges"]
@@ -90,7 +91,7 @@ def _observe(
         for batch in batches:
             fields = batch.to(device).inputs
             set_mask(fields.get("attention_mask"))
-            model(**fields, use_cache=False)
+            model(**fields, **call_options(model))
     return OpRanges(inputs=_ranges(received, "receives"), outputs=_ranges(produced, "produces"))
 
 

@@ -17,7 +17,6 @@ the head itself is not run in replays unless it is an op under test.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from quantspectrum.data.encode import Batch
 from quantspectrum.models.adapter import Layout
+from quantspectrum.models.outputs import call_options, output_of
 from quantspectrum.patching import replaced_forward
 from quantspectrum.sensitivity.capture import Capture, hollow, is_same, joined, repeated
 from quantspectrum.sensitivity.outputs import Head
@@ -82,8 +82,7 @@ class ReplayEngine:
         }
         # From the outside to the inside, so that the last one that fits is the innermost.
         self._entries = _parents(layout.stacks[-1].path) if layout.stacks else []
-        takes_cache = "use_cache" in inspect.signature(model.forward).parameters
-        self._settings: dict[str, Any] = {"use_cache": False} if takes_cache else {}
+        self._settings = call_options(model)
         self.head = Head.of(model, layout.head) if layout.head not in self._ops else None
         self.whole = None if layout.stacks else "the model's structure is not known"
         self._head_checked = False
@@ -197,9 +196,7 @@ class ReplayEngine:
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
         """One forward pass; returns what is read."""
         if self.head is None:
-            logits = self._model(**inputs, **self._settings).logits
-            assert isinstance(logits, Tensor)
-            return logits
+            return output_of(self._model(**inputs, **self._settings))
         read: list[Tensor] = []
 
         def forward(x: Tensor) -> Tensor:
@@ -219,7 +216,7 @@ class ReplayEngine:
         if self.head is None or self._head_checked:
             return
         self._head_checked = True
-        logits = self._model(**inputs, **self._settings).logits
+        logits = output_of(self._model(**inputs, **self._settings))
         hidden = self.run(inputs)
         some = slice(None, 32)
         found = logits.flatten(0, -2)[some].float()

@@ -24,6 +24,7 @@ Attention runs in its plain form, as fused kernels have no second derivative.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -36,7 +37,13 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.quantizer import fake_quantize_weight
 from quantspectrum.sensitivity.capture import Capture
-from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, mean_and_stderr
+from quantspectrum.sensitivity.metric import (
+    NOT_FINITE,
+    PassContext,
+    PerSample,
+    Summary,
+    mean_and_stderr,
+)
 from quantspectrum.sensitivity.outputs import Rows
 
 __all__ = ["NAME", "absent", "collect", "hessian_traces", "score"]
@@ -55,7 +62,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
         for number, group in enumerate(_groups(context, capture)):
             seed = (context.seed * 1_000_003 + index) * 10_007 + number
             for op, traces in hessian_traces(context, batch, capture, group, seed).items():
-                weight = context.model.get_parameter(f"{op}.weight")
+                weight = context.model.get_parameter(f"{op}.weight").detach()
                 plan = context.plans[op].for_weight(weight)
                 moved = fake_quantize_weight(weight, plan.format.weight, plan.scale_dtype) - weight
                 found[op] = {
@@ -76,17 +83,18 @@ def absent(samples: int) -> dict[str, list[float]]:
 def score(op: PerSample) -> Summary:
     """Average trace times squared perturbation; ``n`` and error are over probes and batches."""
     factor = op["weight_error"][0] / op["params"][0]
-    values = tuple(trace * factor for trace in op["trace"])
+    known = [trace for trace in op["trace"] if math.isfinite(trace)]
+    lost = len(op["trace"]) - len(known)
+    values = (*(trace * factor for trace in known), *[NOT_FINITE] * lost)
     mean, stderr = mean_and_stderr(values)
-    trace, trace_stderr = mean_and_stderr(op["trace"])
-    raw = {
-        "trace": trace,
-        "average_trace": trace / op["params"][0],
-        "weight_error": op["weight_error"][0],
-        "probes": float(len(op["trace"])),
-    }
-    if trace_stderr is not None:
-        raw["trace_stderr"] = trace_stderr
+    raw = {"weight_error": op["weight_error"][0], "probes": float(len(values))}
+    if lost:
+        raw["probes_not_finite"] = float(lost)
+    else:
+        trace, trace_stderr = mean_and_stderr(known)
+        raw |= {"trace": trace, "average_trace": trace / op["params"][0]}
+        if trace_stderr is not None:
+            raw["trace_stderr"] = trace_stderr
     return Summary(score=mean, stderr=stderr, values=values, raw=raw)
 
 
@@ -131,6 +139,11 @@ def hessian_traces(
     with _differentiable(weights), torch.enable_grad():
         values = context.engine.run_from(capture, ops[0])
         loss = _loss(context, batch, capture, values)
+        if not bool(loss.isfinite()):
+            raise UserError(
+                f"the loss of the batch of sample {batch.sample_ids[0]} is not finite; check the "
+                "checkpoint for NaN, or load it in another --dtype"
+            )
         gradients = torch.autograd.grad(loss, weights, create_graph=True)
         traces: dict[str, list[float]] = {op: [] for op in ops}
         for _ in range(context.probes):

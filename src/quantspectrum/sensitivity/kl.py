@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantspectrum.sensitivity.metric import PerSample, Summary, summary
+from quantspectrum.sensitivity.metric import PerSample, Summary, finite, summary
 from quantspectrum.sensitivity.outputs import Difference, Reference
 
 __all__ = ["NAME", "measure", "reference_values", "summarize"]
@@ -60,6 +60,5 @@ def summarize(op: PerSample, everything: PerSample | None, reference: PerSample)
     )
     tokens = sum(reference["image_tokens"])
     if tokens:
-        made.raw["image_tokens"] = tokens
-        made.raw["image_kl"] = sum(op["image_kl"]) / tokens
+        made.raw.update(finite(image_tokens=tokens, image_kl=sum(op["image_kl"]) / tokens))
     return made

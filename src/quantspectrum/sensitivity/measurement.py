@@ -39,6 +39,9 @@ __all__ = ["Measurement"]
 RESCORED = "rescored/"
 """Journal prefix of the second ranking."""
 
+SLOTS = (0, "<slots>")
+"""Journal entry of how many ops are replayed together, where timing said so."""
+
 
 class Measurement:
     """One call of the lens: its phases, and what they hand to one another.
@@ -167,7 +170,10 @@ class Measurement:
             if request.limited:
                 self._order = self._chosen()
             if request.slots is None:
-                self._slots = self._timed_slots()
+                # Kept, so that a scan that goes on replays ops in the same company.
+                if SLOTS not in self._journal:
+                    self._journal.add(*SLOTS, {"slots": [float(self._timed_slots())]})
+                self._slots = int(self._journal[SLOTS]["slots"][0])
             parts: tuple[Part, ...] = ("both",)
             if request.attribute:
                 parts = ("both", "weight", "activation")
@@ -311,7 +317,7 @@ class Measurement:
             replay=self._engine.whole is None,
             whole_because=self._engine.whole,
             head_read=self._engine.head is not None,
-            slots=self._slots,
+            slots=self._slots if self._engine.whole is None else 1,
             batches=len(batches),
             batch_size=max(len(batch.sample_ids) for batch in batches),
             captured_bytes=self._engine.captured,

@@ -33,6 +33,7 @@ __all__ = [
     "PassMetric",
     "PerSample",
     "Summary",
+    "finite",
     "mean_and_stderr",
     "summary",
 ]
@@ -136,6 +137,11 @@ def mean_and_stderr(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(variance / n)
 
 
+def finite(**raw: float) -> dict[str, float]:
+    """The numbers that are: reports hold no others."""
+    return {name: number for name, number in raw.items() if math.isfinite(number)}
+
+
 def summary(
     op: Sequence[float],
     everything: Sequence[float] | None,
@@ -153,13 +159,13 @@ def summary(
         names: Names of ``op`` and ``size`` among the raw numbers, which hold their sums.
     """
     relative = [_relative(value, s) for value, s in zip(op, size, strict=True) if s > 0]
-    raw = {names[0] if everything is None else f"residual_{names[0]}": math.fsum(op)}
+    raw = {names[0] if everything is None else f"residual_{names[0]}": _total(op)}
     if everything is not None:
-        raw[f"total_{names[0]}"] = math.fsum(everything)
+        raw[f"total_{names[0]}"] = _total(everything)
         whole = [_relative(value, s) for value, s in zip(everything, size, strict=True) if s > 0]
         relative = [total - rest for total, rest in zip(whole, relative, strict=True)]
-    raw[names[1]] = math.fsum(size)
-    raw = {key: number for key, number in raw.items() if math.isfinite(number)}
+    raw[names[1]] = _total(size)
+    raw = finite(**raw)
     pairs = zip(op, everything or op, strict=True)
     if lost := sum(not all(map(math.isfinite, pair)) for pair in pairs):
         raw["samples_not_finite"] = float(lost)
@@ -167,6 +173,10 @@ def summary(
         return Summary(score=0.0, stderr=None, values=(), raw=raw)
     score, stderr = mean_and_stderr(relative)
     return Summary(score=score, stderr=stderr, values=tuple(relative), raw=raw)
+
+
+def _total(values: Sequence[float]) -> float:
+    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _relative(value: float, size: float) -> float:

@@ -9,7 +9,7 @@ quantized head, soft-capped logits) the logits are read and subtracted in float3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from quantspectrum.data.encode import Batch
+from quantspectrum.errors import UserError
 from quantspectrum.kernels.kl import centred_exponential_excess
 from quantspectrum.models.adapter import Layout
 
-__all__ = ["Difference", "Head", "Reference", "Rows"]
+__all__ = ["Difference", "Head", "Reference", "Rows", "check_finite", "output_error"]
 
 CHUNK_BYTES = 2**29
 """Most bytes of float32 logits at a time."""
@@ -80,6 +81,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
+def _labels(batch: Batch, ids: Tensor) -> Tensor:
+    """Token that each position's output is to predict, or -1 where it does not count."""
+    label = torch.full_like(ids, -1)
+    target = batch.target.to(ids.device)
+    tokens = ids if batch.labels is None else batch.labels.to(ids.device)
+    if batch.predicts == "next-token":
+        label[:, :-1] = torch.where(target[:, 1:], tokens[:, 1:], -1)
+    elif batch.predicts == "same-token":
+        label = torch.where(target, tokens, -1)
+    return label
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """Which positions of an output are scored.
@@ -88,7 +101,7 @@ class Rows:
         shape: ``(batch, tokens)``, or ``(batch, 1)`` for models with one output a sample.
         index: Positions that are no padding, in the flattened shape; ``None`` when all are.
         image: Which of the scored positions hold image tokens, ``(rows,)`` bool.
-        label: Next token at each scored position, or -1 where it does not count.
+        label: Token to predict at each scored position, or -1 where it does not count.
     """
 
     shape: tuple[int, int]
@@ -101,13 +114,13 @@ class Rows:
         """The rows of a batch whose output is ``values``."""
         ids = inputs.get("input_ids")
         if ids is None or values.ndim < 3:
-            n = values.shape[0]
-            none = torch.zeros(n, dtype=torch.bool, device=values.device)
-            label = torch.full((n,), -1, device=values.device)
-            return cls(shape=(n, 1), index=None, image=none, label=label)
-        label = torch.full_like(ids, -1)
-        counts = batch.target.to(ids.device)
-        label[:, :-1] = torch.where(counts[:, 1:], ids[:, 1:], -1)
+            # One output a sample, or the places of a picture.
+            shape = (values.shape[0], values[0].numel() // values.shape[-1])
+            count = shape[0] * shape[1]
+            none = torch.zeros(count, dtype=torch.bool, device=values.device)
+            label = torch.full((count,), -1, device=values.device)
+            return cls(shape=shape, index=None, image=none, label=label)
+        label = _labels(batch, ids)
         mask = inputs.get("attention_mask")
         whole = mask is None or bool(mask.bool().all())
         index = None if whole or mask is None else mask.flatten().nonzero().squeeze(-1)
@@ -135,6 +148,26 @@ class Rows:
         else:
             grid.index_copy_(0, self.index, rows.double())
         return grid.reshape(self.shape).sum(1)
+
+
+def output_error(sample: str) -> UserError:
+    """What is wrong where the unquantized model's output is of no use."""
+    return UserError(
+        f"the model's own output on sample {sample} is not finite or all zero, so no "
+        "op can be scored; check the checkpoint for NaN, or load it in another --dtype"
+    )
+
+
+def check_finite(rows: Rows, samples: Sequence[str], values: Tensor) -> None:
+    """Make sure that the scored rows ``(rows, features)`` of an output are finite.
+
+    Raises:
+        UserError: They are not, in the sample that it names.
+    """
+    broken = ~values.isfinite().all(-1)
+    if bool(broken.any()):
+        first = rows.per_sample(broken.float()).nonzero()[0]
+        raise output_error(samples[int(first)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +259,9 @@ class Difference:
             excess = centred_exponential_excess(log_p, delta, mean)
             kl.append(torch.log1p(excess))
             label = self.reference.rows.label[s]
-            at = delta.gather(-1, label.clamp(min=0)[:, None]).squeeze(-1) - mean
+            # A model whose outputs are no tokens has labels beyond them, which nothing asks for.
+            place = label.clamp(0, delta.shape[-1] - 1)
+            at = delta.gather(-1, place[:, None]).squeeze(-1) - mean
             gained.append(at - kl[-1])
         return torch.cat(kl), torch.cat(gained)
 

@@ -12,9 +12,17 @@ from quantspectrum.sensitivity.metric import MeasuredMetric, PassMetric, PerSamp
 from quantspectrum.sensitivity.scan import EVERYTHING, REFERENCE, UNREACHED, Base, journal_key
 from quantspectrum.statistics import paired_ratio
 
-__all__ = ["Collected", "collect_measured", "collect_pass", "rank", "whole_batches"]
+__all__ = [
+    "NEVER_REACHED",
+    "Collected",
+    "collect_measured",
+    "collect_pass",
+    "rank",
+    "whole_batches",
+]
 
-_UNREACHED = "the selection data never reaches it"
+NEVER_REACHED = "the selection data never reaches it"
+"""Why an op has no score, where nothing is lacking but data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +70,17 @@ def collect_measured(
         base: What surrounded the ops.
         fmt: Name of the format.
         batches: Batches to take scores over, see :func:`whole_batches`.
-        unfinished: Why batches are missing; ``None`` when none are.
+        unfinished: Why measurements are missing; ``None`` when all that were wanted are there.
         part: Part of the op that was measured.
         prefix: Prefix of the scan's entries.
     """
     found = Collected()
     for op in ops:
         key = journal_key(op, fmt, part, prefix)
-        if (batches[0], key) not in journal:
-            found.missing[op] = f"not measured: {unfinished}"
-            continue
+        # An op measured on a part of the batches, by a call with other limits, does not compare.
         entries = [journal[i, key] for i in batches if (i, key) in journal]
-        if all(UNREACHED in entry for entry in entries):
-            found.missing[op] = f"not measured: {unfinished}" if unfinished else _UNREACHED
+        if len(entries) < len(batches) or all(UNREACHED in entry for entry in entries):
+            found.missing[op] = f"not measured: {unfinished}" if unfinished else NEVER_REACHED
             continue
         reference = _joined([journal[i, REFERENCE] for i in batches])
         everything = None
@@ -119,7 +125,7 @@ def collect_pass(
         entries = [journal[i, key] for i in range(batches) if (i, key) in journal]
         reached = [entry for entry in entries if UNREACHED not in entry]
         if not reached:
-            found.missing[op] = _UNREACHED
+            found.missing[op] = NEVER_REACHED
             continue
         keys = reached[0].keys()
         told = [{key: e[key] for key in keys} for e in entries if keys <= e.keys()]

@@ -12,6 +12,7 @@ from quantspectrum.artifacts import DataIdentity
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
+from quantspectrum.models.tasks import Task
 from quantspectrum.sensitivity import (
     MEASURED,
     PASSES,
@@ -26,6 +27,10 @@ __all__ = ["ESTIMATOR", "NativeRequest"]
 
 ESTIMATOR = "visibility"
 """Metric that ranks everything first when not everything will be measured."""
+
+
+TELLS_TOKENS: tuple[Task, ...] = ("causal-lm", "image-text-to-text", "masked-lm")
+"""Tasks whose models have a loss on tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +75,8 @@ class NativeRequest:
     probes: int = 8
     loss: Callable[[Tensor, Batch], Tensor] | None = None
 
-    def check(self) -> None:
-        """Refuse what contradicts itself.
+    def check(self, task: Task) -> None:
+        """Refuse what contradicts itself, or has no meaning for a model of that task.
 
         Raises:
             UserError: Naming the contradiction and what to ask instead.
@@ -84,6 +89,13 @@ class NativeRequest:
                 f"metric {self.metrics[0]} measures all ops at once; limits and --attribute are "
                 f"for: {', '.join(MEASURED)}"
             )
+        takes_loss = {"nll"} | ({"hawq_v2"} if self.loss is None else set())
+        for metric in self.metrics:
+            if metric in takes_loss and task not in TELLS_TOKENS:
+                raise UserError(
+                    f"metric {metric} takes a loss on tokens, and a model for {task} tells none; "
+                    "use another metric, such as mse_v2"
+                )
 
     @property
     def limited(self) -> bool:

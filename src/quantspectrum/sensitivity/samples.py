@@ -14,9 +14,9 @@ __all__ = ["SampleSums"]
 class SampleSums:
     """Sums row values of one batch sample by sample, leaving padding out.
 
-    Three layouts are known: ``(batch, ...)``; one row a sample; and, in vision towers, the patches
-    (or merged patches) of all pictures in a row, one picture a sample, whose numbers
-    ``image_grid_thw`` tells.
+    Four layouts are known: ``(batch, ...)``; one row a sample; in vision towers, the patches (or
+    merged patches) of all pictures in a row, one picture a sample, whose numbers
+    ``image_grid_thw`` tells; and, in models without one, all tokens of the batch in a row.
     """
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
@@ -54,6 +54,8 @@ class SampleSums:
             merge = total // len(flat)
             parts = torch.split(flat, [n // merge for n in self._patches])
             return torch.stack([part.sum() for part in parts])
+        if self._mask is not None and not self._patches and len(flat) == self._mask.numel():
+            return self.sum(op, flat.reshape(self._mask.shape))
         raise UserError(
             f"op {op} mixes the samples of a batch in its input; give --batch-size 1 for this "
             "metric"

@@ -8,7 +8,7 @@ from the device in bursts, so that it never waits for the host.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from quantspectrum.data.encode import Batch
-from quantspectrum.errors import UserError
 from quantspectrum.models.adapter import Layout
 from quantspectrum.sensitivity.capture import Capture
 from quantspectrum.sensitivity.engine import Activate, ReplayEngine
 from quantspectrum.sensitivity.journal import Journal
 from quantspectrum.sensitivity.metric import MeasuredMetric
-from quantspectrum.sensitivity.outputs import Difference, Reference, Rows
+from quantspectrum.sensitivity.outputs import Difference, Reference, Rows, output_error
 from quantspectrum.simulation import OpPlan, Part, Simulation
 
 __all__ = ["EVERYTHING", "REFERENCE", "UNREACHED", "Base", "OutOfTime", "Scan", "journal_key"]
@@ -41,6 +40,9 @@ UNREACHED = "unreached"
 
 FETCH_SECONDS = 0.25
 """Results wait on the device no longer than this; a killed process loses no more."""
+
+Task = tuple[str, Part]
+"""An op and what of it is under test."""
 
 OTHER_PART: Mapping[Part, Part] = {"weight": "activation", "activation": "weight"}
 
@@ -98,35 +100,37 @@ class Scan:
         Raises:
             OutOfTime: The deadline passed; what was measured is in the journal.
         """
+        tasks = self._tasks()
         for index, batch in enumerate(batches):
             missing = {
-                fmt: [
+                fmt: {
                     (op, part)
-                    for op in self.ops
-                    for part in self.parts
+                    for op, part in tasks
                     if (index, self._key(op, fmt, part)) not in self.journal
-                ]
+                }
                 for fmt in self.plans
             }
-            whole = len(self.plans) * len(self.ops) * len(self.parts)
-            for _ in range(whole - sum(map(len, missing.values()))):
+            for _ in range(len(self.plans) * len(tasks) - sum(map(len, missing.values()))):
                 self.step()
             if any(missing.values()):
                 self._run_batch(index, batch, missing)
+
+    def _tasks(self) -> list[Task]:
+        return [(op, part) for op in self.ops for part in self.parts]
 
     def _key(self, op: str, fmt: str, part: str = "both") -> str:
         return journal_key(op, fmt, part, self.prefix)
 
     @torch.no_grad()
-    def _run_batch(
-        self, index: int, batch: Batch, missing: Mapping[str, Sequence[tuple[str, Part]]]
-    ) -> None:
+    def _run_batch(self, index: int, batch: Batch, missing: Mapping[str, Set[Task]]) -> None:
         capture = self.engine.capture(batch)
         self.engine.check(capture)
         rows = Rows.of(batch, capture.inputs, capture.values, self.layout)
         reference = Reference(rows=rows, values=rows.pick(capture.values), head=self.engine.head)
         self.journal.add(index, REFERENCE, self._reference_values(reference, batch))
         for fmt, tasks in missing.items():
+            if not tasks:
+                continue
             simulation = Simulation(self.model, self.plans[fmt], cache_bytes=self.cache_bytes)
             with simulation, self._fetching():
                 if self.base == "fallback":
@@ -142,13 +146,17 @@ class Scan:
         self,
         index: int,
         fmt: str,
-        tasks: Sequence[tuple[str, Part]],
+        missing: Set[Task],
         simulation: Simulation,
         capture: Capture,
         reference: Reference,
     ) -> None:
         rest = self._rest(simulation)
-        for together in self._bundles(tasks, capture):
+        for together in self._bundles(capture):
+            # A bundle of which only a part is missing is replayed whole: in other company the last
+            # digits may be others, and a scan that goes on must end like one that never stopped.
+            if missing.isdisjoint(together):
+                continue
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise OutOfTime
             slots = [self._slot(simulation, op, part) for op, part in together]
@@ -160,9 +168,10 @@ class Scan:
             else:
                 slots[0]()
                 values = [self.engine.replay(capture, names[0])]
-            for (op, part), value in zip(together, values, strict=True):
-                self._keep(index, self._key(op, fmt, part), reference, value)
-                self.step()
+            for task, value in zip(together, values, strict=True):
+                if task in missing:
+                    self._keep(index, self._key(task[0], fmt, task[1]), reference, value)
+                    self.step()
 
     def _replayed(
         self, capture: Capture, ops: Sequence[str], slots: Sequence[Activate], rest: Activate
@@ -180,11 +189,9 @@ class Scan:
             *self._replayed(capture, ops[half:], slots[half:], rest),
         ]
 
-    def _bundles(
-        self, tasks: Sequence[tuple[str, Part]], capture: Capture
-    ) -> Iterator[list[tuple[str, Part]]]:
+    def _bundles(self, capture: Capture) -> Iterator[list[Task]]:
         """Tasks replayed together: neighbours in one block, where replays share a batch."""
-        for block, some in groupby(tasks, key=lambda task: self.engine.block_of(task[0])):
+        for block, some in groupby(self._tasks(), key=lambda task: self.engine.block_of(task[0])):
             run = list(some)
             alone = (
                 block is None
@@ -213,10 +220,7 @@ class Scan:
         finite = reference.rows.per_sample(reference.squared_norm()).tolist()
         for sample, value in zip(batch.sample_ids, finite, strict=True):
             if not 0 < value < float("inf"):
-                raise UserError(
-                    f"the model's own output on sample {sample} is not finite or all zero, so no "
-                    "op can be scored; check the checkpoint for NaN, or load it in another --dtype"
-                )
+                raise output_error(sample)
         values: dict[str, list[float]] = {}
         for metric in self.metrics:
             for key, tensor in metric.reference_values(reference).items():

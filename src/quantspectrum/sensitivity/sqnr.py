@@ -24,6 +24,7 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.patching import replaced_attribute
 from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, summary
+from quantspectrum.sensitivity.outputs import Rows, check_finite
 from quantspectrum.sensitivity.samples import SampleSums
 from quantspectrum.simulation import op_error
 
@@ -57,7 +58,10 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
             slot = inner_forward_slot(module)
             forward = observed(name, module, getattr(module, slot))
             stack.enter_context(replaced_attribute(module, slot, forward))
-        context.engine.run(batch.to(context.device).inputs)
+        inputs = batch.to(context.device).inputs
+        values = context.engine.run(inputs)
+    rows = Rows.of(batch, inputs, values, context.layout)
+    check_finite(rows, batch.sample_ids, rows.pick(values))
     return {op: {key: values.tolist() for key, values in v.items()} for op, v in found.items()}
 
 

@@ -21,7 +21,7 @@ gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,8 +32,8 @@ from torch.utils.checkpoint import checkpoint
 from quantspectrum.data.encode import Batch
 from quantspectrum.models.placement import inner_forward_slot
 from quantspectrum.patching import replaced_attribute, replaced_forward
-from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, summary
-from quantspectrum.sensitivity.outputs import Reference, Rows, product
+from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, finite, summary
+from quantspectrum.sensitivity.outputs import Reference, Rows, check_finite, product
 from quantspectrum.sensitivity.samples import SampleSums
 from quantspectrum.simulation import OpPlan, op_error
 
@@ -46,6 +46,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
     """``squared``, ``elementwise`` (halved sums) and ``tokens`` of each op per sample."""
     sums = SampleSums(batch, context.device)
     found: dict[str, dict[str, Tensor]] = {}
+    ran: set[str] = set()
 
     def seen(name: str, error: Tensor, gradient: Tensor) -> None:
         # In float32: products of small gradients and small errors leave bfloat16's range of use.
@@ -63,7 +64,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
     context.engine.check_head(inputs)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        anchor = _put_probes(stack, context, seen)
+        anchor = _put_probes(stack, context, seen, ran)
         for name in context.engine.blocks():
             block = context.model.get_submodule(name)
             stack.enter_context(replaced_forward(block, _recomputed(block.forward)))
@@ -74,12 +75,14 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
         )
         generator = torch.Generator(values.device).manual_seed(context.seed * 1_000_003 + index)
         if values.requires_grad:  # The batch runs an op.
-            gradient = _loss_gradient(reference, values, generator)
+            gradient = _loss_gradient(reference, values, generator, batch.sample_ids)
             # Up to the anchor alone, so that weights that train get no gradients either.
             torch.autograd.backward(values, gradient, inputs=[anchor])
-    tokens = rows.per_sample((~rows.image).float()).tolist()
-    return {
-        op: {key: values.tolist() for key, values in kept.items()} | {"tokens": tokens}
+    tokens = {"tokens": rows.per_sample((~rows.image).float()).tolist()}
+    # Of what ran and has no gradient the loss sees nothing.
+    unseen = {op: absent(rows.shape[0]) | tokens for op in ran if op not in found}
+    return unseen | {
+        op: {key: values.tolist() for key, values in kept.items()} | tokens
         for op, kept in found.items()
     }
 
@@ -93,7 +96,7 @@ def score(op: PerSample) -> Summary:
     """Mean over samples, per token."""
     made = summary(op["squared"], None, op["tokens"], names=("squared", "tokens"))
     if made.raw["tokens"]:
-        made.raw["elementwise"] = sum(op["elementwise"]) / made.raw["tokens"]
+        made.raw.update(finite(elementwise=sum(op["elementwise"]) / made.raw["tokens"]))
     return made
 
 
@@ -116,14 +119,17 @@ class _Probe(torch.autograd.Function):
 
 
 def _put_probes(
-    stack: ExitStack, context: PassContext, seen: Callable[[str, Tensor, Tensor], None]
+    stack: ExitStack,
+    context: PassContext,
+    seen: Callable[[str, Tensor, Tensor], None],
+    ran: set[str],
 ) -> Tensor:
     # Without it nothing before the first trainable tensor would be part of the graph.
     anchor = torch.zeros((), device=context.device, requires_grad=True)
     for name, plan in context.plans.items():
         module = context.model.get_submodule(name)
         slot = inner_forward_slot(module)
-        forward = _probed(name, module, plan, getattr(module, slot), anchor, seen)
+        forward = _probed(name, module, plan, getattr(module, slot), anchor, seen, ran)
         stack.enter_context(replaced_attribute(module, slot, forward))
     return anchor
 
@@ -135,11 +141,13 @@ def _probed(
     own: Callable[..., Any],
     anchor: Tensor,
     seen: Callable[[str, Tensor, Tensor], None],
+    ran: set[str],
 ) -> Callable[..., Any]:
     def tell(x: Tensor, gradient: Tensor) -> None:
         seen(name, op_error(module, plan, x), gradient)
 
     def forward(x: Tensor) -> Any:
+        ran.add(name)
         return _Probe.apply(own(x), x.detach(), anchor.to(x.device), tell)
 
     return forward
@@ -153,7 +161,9 @@ def _recomputed(own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @torch.no_grad()
-def _loss_gradient(reference: Reference, values: Tensor, generator: torch.Generator) -> Tensor:
+def _loss_gradient(
+    reference: Reference, values: Tensor, generator: torch.Generator, samples: Sequence[str]
+) -> Tensor:
     """Gradient of the summed loss at labels drawn from the predictions, of ``values``' shape.
 
     The gradient of ``-log p_y`` with respect to the logits is ``p - onehot(y)``, and with respect to
@@ -166,15 +176,18 @@ def _loss_gradient(reference: Reference, values: Tensor, generator: torch.Genera
         if reference.head is not None:
             log_p = reference.head.logits(reference.values[s])
         p = torch.softmax(log_p, dim=-1)
+        whole = torch.ones(len(reference.values), 1, device=p.device)
+        whole[s] = p.sum(-1, keepdim=True)
+        check_finite(rows, samples, whole)
         label = torch.multinomial(p, 1, generator=generator)
         p.scatter_add_(-1, label, torch.full_like(label, -1.0, dtype=p.dtype))
         p[rows.image[s]] = 0.0
         head = reference.head
         parts.append(p if head is None else product(p, head.module.weight))
     gradient = torch.zeros(rows.shape[0] * rows.shape[1], values.shape[-1], device=values.device)
-    whole = torch.cat(parts)
+    found = torch.cat(parts)
     if rows.index is None:
-        gradient = whole
+        gradient = found
     else:
-        gradient.index_copy_(0, rows.index, whole)
+        gradient.index_copy_(0, rows.index, found)
     return gradient.reshape(values.shape).to(values.dtype)

@@ -1,0 +1,120 @@
+"""What the benches against other tools share: handing files to their environments, timing ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from quantspectrum.artifacts import DataIdentity, SensitivityReport
+from quantspectrum.data.encode import Batch
+from quantspectrum.formats import preset
+from quantspectrum.lenses.native import NativeRequest, score_ops
+from quantspectrum.models.loading import Loaded
+from quantspectrum.models.ops import list_ops
+
+__all__ = ["machine", "run_inc", "run_worker", "text_batch", "timed_scores"]
+
+WORKERS = Path(__file__).parent / "workers"
+
+
+def run_worker(
+    python: str, worker: str, model: nn.Module, tensors: dict[str, Tensor], *options: str
+) -> dict[str, Any]:
+    """What a worker writes about a model and inputs, run by another environment's interpreter."""
+    with tempfile.TemporaryDirectory() as work:
+        directory = Path(work)
+        model.save_pretrained(directory / "model")  # type: ignore[operator]
+        inputs = {name: values.contiguous() for name, values in tensors.items()}
+        save_file(inputs, directory / "inputs.safetensors")
+        arguments = [
+            *(python, str((WORKERS / worker).resolve()), "--model", "model"),
+            *("--inputs", "inputs.safetensors", "--out", "out.json", *options),
+        ]
+        # Workers may leave files where they run; what they print are progress bars.
+        done = subprocess.run(arguments, cwd=directory, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{worker} failed:\n{done.stderr[-4000:]}")
+        found: dict[str, Any] = json.loads((directory / "out.json").read_text())
+        return found
+
+
+def run_inc(
+    python: str, model: nn.Module, batches: list[dict[str, Tensor]], *options: str
+) -> dict[str, Any]:
+    """What INC's own MSE_V2 finds on batches of model inputs."""
+    tensors = {
+        f"{index}.{name}": values
+        for index, batch in enumerate(batches)
+        for name, values in batch.items()
+    }
+    return run_worker(python, "inc_mse_v2.py", model, tensors, *options)
+
+
+def text_batch(ids: Tensor) -> Batch:
+    """Samples (samples, tokens) without padding; every token but the first is a target."""
+    target = torch.ones_like(ids, dtype=torch.bool)
+    target[:, 0] = False
+    return Batch(
+        inputs={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        target=target,
+        sample_ids=tuple(f"sample {row}" for row in range(len(ids))),
+        kinds=("text",) * len(ids),
+    )
+
+
+def timed_scores(
+    loaded: Loaded, batch: Batch, *, fmt: str, metric: str, base: Any, repeats: int
+) -> tuple[SensitivityReport, dict[str, Any]]:
+    """Score all ops, ranges calibrated on the same batch; the report and how long it took."""
+    request = NativeRequest(
+        formats=(preset(fmt),),
+        metrics=(metric,),
+        base=base,
+        calibration=[batch],
+        selection=[batch],
+        data=(
+            DataIdentity(
+                source="bench", split="selection", samples=len(batch.sample_ids), sha256="0" * 64
+            ),
+        ),
+        seed=0,
+    )
+    table = list_ops(loaded.model, loaded.layout)
+    before, seconds = os.getloadavg(), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        (report,) = score_ops(loaded, table, request, step=lambda: None)
+        seconds.append(time.perf_counter() - start)
+    timing = {
+        "seconds": statistics.median(seconds),
+        "each": seconds,
+        "load_average": {"before": before, "after": os.getloadavg()},
+    }
+    return report, timing
+
+
+def machine() -> dict[str, Any]:
+    """What the timings of this process depend on."""
+    model = ""
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
