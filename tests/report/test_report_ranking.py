@@ -8,8 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 import report_runs as runs
+from report_runs import of
 
-from quantspectrum.artifacts import Coverage, OpNote, SensitivityReport
+from quantspectrum.artifacts import Coverage, OpNote
 from quantspectrum.report import sensitivity_markdown
 from quantspectrum.report.comparison import compare
 from quantspectrum.report.coverage import coverage_sentence, coverage_table, reasons_table
@@ -20,16 +21,6 @@ from quantspectrum.report.inputs import read_run
 from quantspectrum.report.ops import kind_of, places_of_notes, short_label, short_names
 from quantspectrum.report.theme import label
 from quantspectrum.report.tradeoff import tradeoff_figure
-
-
-def of(*scores: float, stderr: float | None = 0.1) -> SensitivityReport:
-    """A report of one language block per score, already in order."""
-    ops = runs.qwen_ops(len(scores), 0)[6::7]
-    ranked = tuple(
-        runs.scored(op, score, stderr, rank)
-        for rank, (op, score) in enumerate(zip(ops, scores, strict=True), 1)
-    )
-    return runs.report([]).model_copy(update={"ops": ranked})
 
 
 def test_places() -> None:
