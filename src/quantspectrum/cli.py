@@ -188,7 +188,8 @@ def _scoring() -> argparse.ArgumentParser:
     )
     add(
         "--rescore",
-        type=_positive,
+        type=_count,
+        default=0,
         metavar="N",
         help="rank again (base fallback) with the N most sensitive groups restored",
     )
@@ -213,6 +214,13 @@ def _backend() -> argparse.ArgumentParser:
     group = _group()
     group.add_argument("--backend", default="compressed-tensors", help="what writes variants")
     return group
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
 
 
 def _positive(text: str) -> int:

@@ -304,7 +304,7 @@ def _scoring(args: Args) -> ScoringRequest:
         max_ops=args.max_ops,
         time_budget=parse_seconds(args.time_budget) if args.time_budget else None,
         confidence_batches=args.confidence_batches,
-        rescore=args.rescore or 0,
+        rescore=args.rescore,
         memory_limit=parse_bytes(args.memory_limit) if args.memory_limit else None,
         slots=args.slots,
         probes=args.probes,

@@ -300,6 +300,8 @@ def test_vision_ops_without_pictures_are_skipped_with_a_reason(
     skipped = report.coverage.skipped
     assert len(skipped) == 2 * 5 + 2
     assert all(".visual." in note.name and note.reason == reason for note in skipped)
+    assert [note.component for note in skipped] == ["vision"] * 10 + ["merger"] * 2
+    assert [note.block for note in skipped] == [0] * 5 + [1] * 5 + [None] * 2
     found = report.coverage
     assert found.found == found.scored + len(found.kept) + len(found.skipped)
 

@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
-__all__ = ["HOSTILE", "Page", "markdown_page", "parse"]
+from quantspectrum.report.tables import Table
+
+__all__ = ["HOSTILE", "Page", "column", "markdown_page", "parse"]
 
 HOSTILE = (
     "<script>document.title='PWNED'</script></script><script>alert(1)</script>"
@@ -60,3 +62,10 @@ def parse(html: str) -> Page:
 def markdown_page(text: str) -> Page:
     """Markdown with tables and HTML let through, as a repository shows it."""
     return parse(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+
+
+def column(table: Table | None, title: str) -> list[str]:
+    """Cells under a heading, which must be there."""
+    assert table is not None
+    at = [column.title for column in table.columns].index(title)
+    return [row[at] for row in table.rows]

@@ -3,174 +3,80 @@
 from __future__ import annotations
 
 import base64
-import math
 import random
 import struct
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from report_scores import (
+    ENGINE,
+    ENVIRONMENT,
+    MODEL,
+    data,
+    detailed,
+    notes,
+    of,
+    older,
+    op,
+    provenance,
+    qwen_ops,
+    report,
+    rescored,
+    scored,
+)
+
 from quantspectrum.artifacts import (
     Accuracy,
-    Coverage,
-    DataIdentity,
     DecodeLatency,
-    Environment,
     Evaluation,
     Loss,
     Manifest,
-    ModelIdentity,
     Op,
-    OpNote,
     OpScore,
     Profile,
     PromptResult,
-    Provenance,
     Resources,
     RunRecord,
     SampleLoss,
     SensitivityReport,
     Spectrum,
     StageState,
+    read_artifact,
     sha256_file,
     write_artifact,
 )
 from quantspectrum.formats import PRESETS
 
 __all__ = [
+    "ENGINE",
     "ENVIRONMENT",
+    "MODEL",
+    "data",
+    "detailed",
     "evaluation",
     "loss",
     "manifest",
     "notes",
+    "of",
+    "older",
+    "op",
     "picture",
     "profile",
     "prompts",
     "provenance",
     "qwen_ops",
     "report",
+    "rescored",
     "run_record",
     "scored",
     "spectrum",
     "write_full_run",
+    "write_reports",
 ]
 
-ENVIRONMENT = Environment(
-    tool_version="0.1.0",
-    git_sha="0123abc",
-    python="3.11.9",
-    platform="Linux x86_64",
-    packages={"torch": "2.14.1", "transformers": "5.23.0", "compressed-tensors": "0.20"},
-    device="cuda:0",
-    device_name="NVIDIA H100",
-    cpus=16,
-)
-
-MODEL = ModelIdentity(
-    id="Qwen/Qwen2.5-VL-3B-Instruct",
-    revision="66285546d2b821cf421d4f5eb2576359d3770cd3",
-    model_type="qwen2_5_vl",
-    config_hash="c0" * 32,
-    weights_fingerprint="f1" * 32,
-    dtype="bfloat16",
-    parameters=3_754_622_976,
-)
-
 PROFILES = {"mild": 0.15, "medium": 0.5, "aggressive": 0.85, "max": 1.0}
-
-
-def provenance(*data: DataIdentity, model: ModelIdentity = MODEL, **more: Any) -> Provenance:
-    fields: dict[str, Any] = {
-        "created": "2026-11-24T08:00:00+00:00",
-        "environment": ENVIRONMENT,
-        "wall_s": 312.5,
-        "peak_device_bytes": 9_500_000_000,
-    }
-    return Provenance(model=model, data=data, **(fields | more))
-
-
-def data(split: str = "evaluation", sha256: str = "da" * 32, samples: int = 64) -> DataIdentity:
-    return DataIdentity(source="coco", split=split, samples=samples, sha256=sha256)  # type: ignore[arg-type]
-
-
-def op(name: str, component: str, block: int | None, group: str, shape: tuple[int, ...]) -> Op:
-    return Op(
-        name=name,
-        type="Linear",
-        component=component,
-        block=block,
-        group=group,
-        shape=shape,
-        params=math.prod(shape),
-    )
-
-
-def qwen_ops(language: int = 36, vision: int = 32) -> list[Op]:
-    """Ops named and shaped as in Qwen2.5-VL-3B."""
-    found = []
-    for i in range(language):
-        at = f"model.language_model.layers.{i}"
-        for kind, group, shape in (
-            ("self_attn.q_proj", "self_attn.qkv", (2048, 2048)),
-            ("self_attn.k_proj", "self_attn.qkv", (256, 2048)),
-            ("self_attn.v_proj", "self_attn.qkv", (256, 2048)),
-            ("self_attn.o_proj", "self_attn.o_proj", (2048, 2048)),
-            ("mlp.gate_proj", "mlp.gate_up", (11008, 2048)),
-            ("mlp.up_proj", "mlp.gate_up", (11008, 2048)),
-            ("mlp.down_proj", "mlp.down_proj", (2048, 11008)),
-        ):
-            found.append(op(f"{at}.{kind}", "language", i, f"{at}.{group}", shape))
-    for i in range(vision):
-        at = f"model.visual.blocks.{i}"
-        for kind, group, shape in (
-            ("attn.qkv", "attn.qkv", (3840, 1280)),
-            ("attn.proj", "attn.proj", (1280, 1280)),
-            ("mlp.gate_proj", "mlp.gate_up", (3420, 1280)),
-            ("mlp.up_proj", "mlp.gate_up", (3420, 1280)),
-            ("mlp.down_proj", "mlp.down_proj", (1280, 3420)),
-        ):
-            found.append(op(f"{at}.{kind}", "vision", i, f"{at}.{group}", shape))
-    if vision:
-        for i in (0, 2):
-            name = f"model.visual.merger.mlp.{i}"
-            found.append(op(name, "merger", None, name, (5120, 5120)))
-    return found
-
-
-def scored(
-    op_: Op, score: float, stderr: float | None = None, rank: int = 1, n: int = 32
-) -> OpScore:
-    return OpScore(**op_.model_dump(), score=score, stderr=stderr, n=n, rank=rank)
-
-
-def notes() -> tuple[OpNote, ...]:
-    return (OpNote(name="lm_head", type="Linear", reason="the head is kept in high precision"),)
-
-
-def report(ops: list[Op] | None = None, seed: int = 0, **more: Any) -> SensitivityReport:
-    """Plausible scores: heavy-tailed, worst in ``down_proj`` and at both ends of the model."""
-    chance = random.Random(seed)
-    scores = {}
-    for one in qwen_ops() if ops is None else ops:
-        level = chance.gauss(-9.5, 0.8) + (2.2 if "down_proj" in one.name else 0)
-        level += 1.5 * (one.block in (0, 1, 35)) + 0.8 * (one.component == "vision")
-        scores[one] = math.exp(level)
-    order = sorted(scores, key=lambda one: -scores[one])
-    ranked = tuple(
-        scored(one, scores[one], 0.15 * scores[one] * chance.random(), rank)
-        for rank, one in enumerate(order, 1)
-    )
-    kept = notes()
-    fields: dict[str, Any] = {
-        "lens": "native:mse_v2",
-        "base": "fallback",
-        "format": PRESETS["w8a8-static"],
-        "provenance": provenance(data("calibration"), data("selection", "5e" * 32, 32)),
-        "complete": True,
-        "coverage": Coverage(found=len(ranked) + len(kept), scored=len(ranked), kept=kept),
-        "ops": ranked,
-    }
-    return SensitivityReport(**(fields | more))
 
 
 def profile(name: str, share: float, ops: list[OpScore]) -> Profile:
@@ -350,13 +256,13 @@ def write_full_run(
     run: Path, made_from: SensitivityReport | None = None, *, second: bool = True
 ) -> Path:
     """Write a complete run of four profiles; ``second`` adds a report of the other base."""
-    made_from = made_from or report()
+    made_from = made_from or detailed(report())
     write_artifact(run / "run.json", run_record())
     write_artifact(run / "baseline" / "evaluation.json", evaluation("baseline"))
     first = run / "sensitivity" / "native-mse_v2.fallback.json"
     write_artifact(first, made_from)
     if second:
-        other = made_from.model_copy(update={"base": "isolate"})
+        other = made_from.model_copy(update={"base": "isolate", **older(made_from)})
         write_artifact(run / "sensitivity" / "native-mse_v2.isolate.json", other)
     made = spectrum(made_from, sha256_file(first))
     write_artifact(run / "spectrum.json", made)
@@ -368,4 +274,28 @@ def write_full_run(
             manifest(one, measured.resources.disk_bytes),
         )
         write_artifact(run / "evaluations" / f"{one.name}.json", measured)
+    return run
+
+
+def write_reports(
+    run: Path,
+    metrics: tuple[str, ...],
+    bases: tuple[str, ...] = ("isolate",),
+    formats: tuple[str, ...] = ("w8a8",),
+    ops: list[Op] | None = None,
+    **more: Any,
+) -> Path:
+    """Write a run of which there are only sensitivity reports, and the spectrum of the first."""
+    write_artifact(
+        run / "run.json",
+        run_record(request={"metric": metrics, "base": bases, "format": formats}, stages={}),
+    )
+    paths = []
+    for seed, (base, metric, fmt) in enumerate(product(bases, metrics, formats)):
+        made = report(ops, seed, lens=f"native:{metric}", base=base, format=PRESETS[fmt])
+        part = f".{fmt}" if len(formats) > 1 else ""
+        paths.append(run / "sensitivity" / f"native-{metric}.{base}{part}.json")
+        write_artifact(paths[-1], detailed(made, **more))
+    first = read_artifact(paths[0], SensitivityReport)
+    write_artifact(run / "spectrum.json", spectrum(first, sha256_file(paths[0])))
     return run

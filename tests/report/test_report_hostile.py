@@ -43,15 +43,27 @@ def write_hostile_run(run: Path) -> Path:
     ops = [runs.op(f"{HOSTILE}{i}", HOSTILE, i if i else None, HOSTILE, (1,)) for i in range(3)] + [
         runs.op(f"a.{i}.{HOSTILE}", f"c{HOSTILE}", i, HOSTILE, (1,)) for i in range(3)
     ]
-    notes = (OpNote(name=f"a.9.{HOSTILE}", type=HOSTILE, reason=HOSTILE),)
-    made = runs.report(ops).model_copy(
+    notes = (OpNote(name=f"a.9.{HOSTILE}", type=HOSTILE, reason=HOSTILE, component=HOSTILE),)
+    engine = runs.ENGINE.model_copy(
         update={
-            "lens": HOSTILE,
-            "complete": False,
-            "stopped_by": HOSTILE,
-            "provenance": provenance(),
-            "coverage": Coverage(found=8, scored=6, kept=notes, skipped=notes),
+            "replay": False,
+            "whole_because": HOSTILE,
+            "captured_bytes": {HOSTILE: 1},
+            "seconds": {HOSTILE: 1.0},
         }
+    )
+    made = runs.report(ops)
+    made = runs.detailed(
+        made,
+        estimated=2,
+        lens=HOSTILE,
+        complete=False,
+        stopped_by=HOSTILE,
+        estimator=HOSTILE,
+        engine=engine,
+        rescored=runs.rescored(made, 2, [4, 1, 2, 3]),
+        provenance=provenance(),
+        coverage=Coverage(found=8, scored=6, estimated=2, kept=notes, skipped=notes),
     )
     prompts = tuple(
         PromptResult(
@@ -112,6 +124,9 @@ def test_the_page_has_the_tags_it_would_have_without(hostile: Path, reported: Pa
     assert not [name for name in known if name.startswith("on")]
     assert "<script>document.title='PWNED'</script>" in page.text
     assert "{{ 7*7 }}" in page.text
+    # Every new place a text can come from is there: none was left out to be safe.
+    for said in ("estimated (<script>", "Ranked again with 2 ops", "because <script>"):
+        assert said in page.text
 
 
 def test_scripts_are_ours_and_the_figures_survive(hostile: Path, reported: Path) -> None:

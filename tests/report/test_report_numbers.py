@@ -66,6 +66,7 @@ def test_counts_and_times() -> None:
     assert numbers.count(None) == "—"
     assert numbers.plural(1, "op") == "1 op"
     assert numbers.plural(2000, "op") == "2,000 ops"
+    assert [numbers.plural(n, "batch") for n in (1, 2)] == ["1 batch", "2 batches"]
     assert [numbers.duration(t) for t in (None, 3.21, 312.5, 7265)] == [
         "—",
         "3.2 s",

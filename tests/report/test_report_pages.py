@@ -18,9 +18,9 @@ from report_pages import Page, markdown_page, parse
 from quantspectrum.artifacts import Coverage, Evaluation, StageState, read_artifact, write_artifact
 from quantspectrum.errors import UserError
 from quantspectrum.report import write_report
-from quantspectrum.report.html import MAX_ROWS
 from quantspectrum.report.inputs import read_run
 from quantspectrum.report.prompts import PICTURE_BUDGET, prompt_blocks
+from quantspectrum.report.views import ROWS_FIRST
 
 LIMIT = 8_000_000
 
@@ -123,7 +123,7 @@ def test_long_tables_end_with_a_note(tmp_path: Path) -> None:
     report = runs.report(runs.qwen_ops(300, 0))
     write_report(runs.write_full_run(tmp_path, report, second=False))
     page = parse(html(tmp_path))
-    assert f"{len(report.ops) - MAX_ROWS} more rows are in the records of the run." in page.text
+    assert f"{len(report.ops) - ROWS_FIRST} more rows are in the records of the run." in page.text
     assert (tmp_path / "report.html").stat().st_size < LIMIT
 
 
@@ -170,6 +170,16 @@ def partial(run: Path) -> None:
         }
     )
     runs.write_full_run(run, report)
+
+
+def estimated(run: Path) -> None:
+    shutil.rmtree(run)
+    runs.write_full_run(run, runs.detailed(runs.report(runs.qwen_ops(4, 2)), estimated=20))
+
+
+def older_shape(run: Path) -> None:
+    shutil.rmtree(run)
+    runs.write_full_run(run, runs.report(runs.qwen_ops(4, 2)))
 
 
 def nothing_scored(run: Path) -> None:
@@ -242,6 +252,15 @@ MISSING: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         partial,
         ("INCOMPLETE: this scan stopped early (time budget).", "18 ops without a score"),
     ),
+    "estimates": (
+        estimated,
+        (
+            "Partly estimated sensitivity reports (all 2): 40 of their 80 scores are estimates.",
+            "PARTLY ESTIMATED, as asked: 20 of 40 scores are estimates from native:visibility.",
+            "20 more pairs cannot be judged, for want of an error.",
+        ),
+    ),
+    "reports of the older shape": (older_shape, ("standard errors taken as independent",)),
     "nothing scored": (nothing_scored, ("No op was scored.",)),
     "no accuracy": (no_accuracy, ("No accuracy was measured.", "No evaluation of this run has p")),
     "no standard errors": (

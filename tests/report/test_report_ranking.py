@@ -3,68 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 import report_runs as runs
+from report_runs import of
 
-from quantspectrum.artifacts import Coverage, OpNote, OpScore, SensitivityReport
+from quantspectrum.artifacts import Coverage, OpNote
 from quantspectrum.report import sensitivity_markdown
 from quantspectrum.report.comparison import compare
+from quantspectrum.report.coverage import coverage_sentence, coverage_table, reasons_table
+from quantspectrum.report.damage import cut_table, damage_curve
 from quantspectrum.report.figures import damage_figure, heatmap_figure, ranking_figure
+from quantspectrum.report.grids import grid_table, grids, score_limits
 from quantspectrum.report.inputs import read_run
-from quantspectrum.report.ops import kind_of, places_of_notes, short_label, short_names, tied_ranks
-from quantspectrum.report.ranking import (
-    coverage_sentence,
-    coverage_table,
-    cut_table,
-    damage_curve,
-    grid_table,
-    grids,
-    ranking_table,
-    reasons_table,
-    score_limits,
-)
+from quantspectrum.report.ops import kind_of, places_of_notes, short_label, short_names
 from quantspectrum.report.theme import label
 from quantspectrum.report.tradeoff import tradeoff_figure
-
-
-def of(*scores: float, stderr: float | None = 0.1) -> SensitivityReport:
-    """A report of one language block per score, already in order."""
-    ops = runs.qwen_ops(len(scores), 0)[6::7]
-    ranked = tuple(
-        runs.scored(op, score, stderr, rank)
-        for rank, (op, score) in enumerate(zip(ops, scores, strict=True), 1)
-    )
-    return runs.report([]).model_copy(update={"ops": ranked})
-
-
-def test_ties_by_hand() -> None:
-    # 2 * sqrt(0.1^2 + 0.1^2) = 0.2828.
-    assert tied_ranks(of(2.0, 1.0, 0.8, 0.6, 0.1).ops) == [(1, 1), (2, 3), (2, 4), (3, 4), (5, 5)]
-
-
-def test_ties_without_errors() -> None:
-    assert tied_ranks(of(2.0, 1.9, stderr=None).ops) == [None, None]
-    first, second = of(2.0, 1.9).ops
-    mixed = [first, second.model_copy(update={"stderr": None})]
-    assert tied_ranks(mixed) == [(1, 1), None]
-
-
-def test_the_edge_of_a_tie_is_a_tie() -> None:
-    edge = 2 * math.hypot(0.1, 0.1)
-    assert tied_ranks(of(edge, 0.0).ops)[0] == (1, 2)
-    assert tied_ranks(of(math.nextafter(edge, 1), 0.0).ops)[0] == (1, 1)
-
-
-def test_the_ranking_says_which_ranks_are_alike() -> None:
-    table = ranking_table(of(2.0, 1.0, 0.8, 0.6, 0.1))
-    at = [column.title for column in table.columns].index("Not apart from ranks")
-    assert [row[at] for row in table.rows] == ["none", "3", "2–4", "3", "none"]
-    alone = ranking_table(of(2.0, stderr=None))
-    assert alone.rows[0][at] == "no error known"
 
 
 def test_places() -> None:
@@ -196,7 +152,7 @@ def test_figures_are_plotly_figures(run: Any) -> None:
     files = read_run(run)
     report = next(iter(files.reports.values()))
     valid(tradeoff_figure(compare(files)))
-    assert len(valid(ranking_figure(report.ops)).data[0].x) == 40
+    assert len(valid(ranking_figure(report)).data[0].x) == 40
     limits = score_limits(report)
     assert limits is not None
     for grid in grids(report):
@@ -207,7 +163,7 @@ def test_figures_are_plotly_figures(run: Any) -> None:
 
 
 def test_scores_that_are_not_positive_are_marked_on_the_logarithmic_axis() -> None:
-    figure = valid(ranking_figure(of(1.0, 0.05, 0.0, -2.0).ops))
+    figure = valid(ranking_figure(of(1.0, 0.05, 0.0, -2.0)))
     bars = figure.data[0]
     floor = 10 ** figure.layout.xaxis.range[0]
     assert bars.x == pytest.approx((1.0, 0.05, floor, floor))
@@ -218,7 +174,7 @@ def test_scores_that_are_not_positive_are_marked_on_the_logarithmic_axis() -> No
 
 def test_one_tiny_score_does_not_stretch_the_axis() -> None:
     report = of(1.0, 0.5, 1e-12)
-    bars = valid(ranking_figure(report.ops)).data[0]
+    bars = valid(ranking_figure(report)).data[0]
     assert bars.x == pytest.approx((1.0, 0.5, 1e-4))
     assert bars.text[2] == "1.00e-12, off the axis"
     assert score_limits(report) == (1e-4, 1.0)
@@ -234,8 +190,8 @@ def test_a_heatmap_of_scores_that_are_not_positive_is_marked() -> None:
 
 
 def test_nothing_positive_nothing_drawn() -> None:
-    assert ranking_figure(of(0.0, -1.0).ops) is None
-    assert ranking_figure(()) is None
+    assert ranking_figure(of(0.0, -1.0)) is None
+    assert ranking_figure(of()) is None
     assert damage_figure([], None) is None
 
 
@@ -247,7 +203,7 @@ def test_labels_are_cut_in_the_middle() -> None:
 
 def test_labels_do_not_become_markup() -> None:
     op = runs.op("<b>x</b>", "<i>", None, "g", (1,))
-    ops: tuple[OpScore, ...] = (runs.scored(op, 1.0),)
-    text = json.dumps(ranking_figure(ops))
+    report = of().model_copy(update={"ops": (runs.scored(op, 1.0),), "estimator": "<u>"})
+    text = json.dumps(ranking_figure(report))
     assert "<i>" not in text
     assert "<b>x" not in text

@@ -81,7 +81,13 @@ def _report(
         if op.name not in reachable or op.name in collected.missing
     }
     skipped = tuple(
-        OpNote(name=op.name, type=op.type, reason=reasons[op.name])
+        OpNote(
+            name=op.name,
+            type=op.type,
+            reason=reasons[op.name],
+            component=op.component,
+            block=op.block,
+        )
         for op in table.candidates
         if op.name in reasons and op.name not in estimated
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantspectrum.artifacts import write_text
-from quantspectrum.report.comparison import Comparison, compare, compare_run, recommend
+from quantspectrum.report.comparison import Comparison, compare, compare_run
 from quantspectrum.report.html import render_html
 from quantspectrum.report.inputs import read_run
 from quantspectrum.report.markdown import render_markdown
+from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.sensitivity_md import sensitivity_markdown
 from quantspectrum.report.terminal import variants_text
 

@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from quantspectrum.artifacts import OpScore, Spectrum
+from quantspectrum.artifacts import OpScore, SensitivityReport, Spectrum
+from quantspectrum.report.damage import Step
+from quantspectrum.report.grids import DEPTH, Grid
 from quantspectrum.report.numbers import score
 from quantspectrum.report.ops import short_label
-from quantspectrum.report.ranking import DEPTH, Grid, Step
+from quantspectrum.report.quantities import quantity_of, with_unit
+from quantspectrum.report.ranking import kind_of_score
 from quantspectrum.report.theme import (
     ACCENT,
     COMPONENTS,
@@ -23,6 +26,7 @@ from quantspectrum.report.theme import (
     figure,
     label,
 )
+from quantspectrum.report.ties import ties_of
 
 __all__ = ["RANKED", "damage_figure", "heatmap_figure", "ranking_figure"]
 
@@ -30,26 +34,27 @@ RANKED = 40
 """Bars in the ranking."""
 
 
-def ranking_figure(ops: Sequence[OpScore]) -> Figure | None:
+def ranking_figure(report: SensitivityReport) -> Figure | None:
     """Scores of the most sensitive ops on a logarithmic axis; ``None`` where none is positive.
 
     A score that is not positive, or below ``DEPTH``, has no place on that axis: its bar is empty
-    and its number stands in its place.
+    and its number stands in its place. Bars of estimates are hatched.
     """
-    shown = list(ops[:RANKED])
+    shown = list(report.ops[:RANKED])
     positive = [op.score for op in shown if op.score > 0]
     if not positive:
         return None
     floor = max(min(positive) / 2, max(positive) / DEPTH)
-    components = list(dict.fromkeys(op.component for op in ops))
+    components = list(dict.fromkeys(op.component for op in report.ops))
     top = max(op.score + (op.stderr or 0.0) for op in shown)
     places = list(range(len(shown)))
     return figure(
-        [_bars(shown, floor, components)],
+        [_bars(report, shown, floor, components)],
         height=90 + 20 * len(shown),
         bargap=0.42,
         xaxis=axis(
-            "Score (logarithmic)",
+            # Two lines, as the plot of a phone is narrow.
+            "<br>".join(filter(None, ("Score (logarithmic)", quantity_of(report.lens).unit))),
             type="log",
             range=[math.log10(floor), math.log10(top) + 0.05],
             exponentformat="power",
@@ -65,14 +70,22 @@ def ranking_figure(ops: Sequence[OpScore]) -> Figure | None:
     )
 
 
-def _bars(shown: Sequence[OpScore], floor: float, components: list[str]) -> dict[str, Any]:
+def _bars(
+    report: SensitivityReport, shown: Sequence[OpScore], floor: float, components: list[str]
+) -> dict[str, Any]:
+    ties = ties_of(report.ops)
     return {
         "type": "bar",
         "orientation": "h",
         "x": [max(op.score, floor) for op in shown],
         "y": list(range(len(shown))),
         "marker": {
-            "color": [COMPONENTS[components.index(op.component) % len(COMPONENTS)] for op in shown]
+            "color": [COMPONENTS[components.index(op.component) % len(COMPONENTS)] for op in shown],
+            "pattern": {
+                "shape": ["/" if op.kind == "estimated" else "" for op in shown],
+                "fillmode": "replace",
+                "size": 6,
+            },
         },
         "error_x": _errors(shown, floor),
         "text": ["" if op.score > floor else f"{score(op.score)}, off the axis" for op in shown],
@@ -80,7 +93,9 @@ def _bars(shown: Sequence[OpScore], floor: float, components: list[str]) -> dict
         "textfont": {"size": 12, "color": MUTED},
         "constraintext": "none",
         "hoverinfo": "text",
-        "hovertext": [_score_hover(op) for op in shown],
+        "hovertext": [
+            _score_hover(op, report, ties.neighbours(place)) for place, op in enumerate(shown)
+        ],
     }
 
 
@@ -100,9 +115,17 @@ def _errors(shown: Sequence[OpScore], floor: float) -> dict[str, Any]:
     }
 
 
-def _score_hover(op: OpScore) -> str:
+def _score_hover(op: OpScore, report: SensitivityReport, tied: str) -> str:
     error = f" ± {score(op.stderr)}" if op.stderr is not None else ""
-    return f"<b>{label(op.name)}</b><br>rank {op.rank}, score {score(op.score)}{error}, n = {op.n}"
+    unit = quantity_of(report.lens).unit
+    said = f"rank {op.rank}, {label(kind_of_score(op, report))}: {score(op.score)}{error} {unit}"
+    lines = [f"<b>{label(op.name)}</b>", said.rstrip() + (f", n = {op.n}" if op.n else "")]
+    if tied[:1].isdigit():
+        lines.append(f"cannot be told from rank {tied}")
+    if op.weight_score is not None and op.activation_score is not None:
+        parts = f"weights {score(op.weight_score)}, activations {score(op.activation_score)}"
+        lines.append(f"alone: {parts}")
+    return "<br>".join(lines)
 
 
 def heatmap_figure(grid: Grid, limits: tuple[float, float]) -> Figure:
@@ -199,13 +222,14 @@ def _cell_hovers(grid: Grid) -> list[list[str]]:
         [
             f"{label(grid.component)} {block} · {label(kind)}<br>"
             + ("not scored" if grid.unscored[k][b] else f"score {score(grid.scores[k][b])}")
+            + (", estimated" if grid.estimated[k][b] else "")
             for b, block in enumerate(grid.blocks)
         ]
         for k, kind in enumerate(grid.kinds)
     ]
 
 
-def damage_figure(steps: list[Step], spectrum: Spectrum | None) -> Figure | None:
+def damage_figure(steps: list[Step], spectrum: Spectrum | None, lens: str = "") -> Figure | None:
     """Cumulative predicted damage along the ranking, with each profile's cut; ``None`` if empty."""
     if not steps:
         return None
@@ -228,7 +252,7 @@ def damage_figure(steps: list[Step], spectrum: Spectrum | None) -> Figure | None
         [curve, _cuts(spectrum)],
         height=340,
         xaxis=axis("Groups quantized, least sensitive first", rangemode="tozero"),
-        yaxis=axis("Predicted damage (sum of scores)", exponentformat="power"),
+        yaxis=axis(with_unit("Sum of scores", lens), exponentformat="power"),
     )
 
 

@@ -16,17 +16,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from quantspectrum.report import prose, provenance, tables
-from quantspectrum.report.comparison import Comparison, recommend
+from quantspectrum.report import prose, provenance, variants
+from quantspectrum.report.comparison import Comparison
 from quantspectrum.report.inputs import RunFiles
+from quantspectrum.report.overview import overview_table
 from quantspectrum.report.prompts import prompt_blocks
+from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.theme import DARK
-from quantspectrum.report.views import lens_views, tradeoff_view
+from quantspectrum.report.views import ROWS_FIRST, coverage_views, lens_views, tradeoff_view
 
-__all__ = ["MAX_ROWS", "render_html"]
-
-MAX_ROWS = 1000
-"""Rows a table has in the page; longer ones end with a note, so that the file stays small."""
+__all__ = ["render_html"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,20 +41,22 @@ def render_html(files: RunFiles, comparison: Comparison) -> str:
         library=Markup(library),
         script=Markup(script),
         figures=_json({"dark": DARK, "figures": {v.id: v.figure for v in views if v.figure}}),
-        max_rows=MAX_ROWS,
+        max_rows=ROWS_FIRST,
         title=prose.title(comparison),
         model=prose.model_sentence(comparison),
         recommendation=recommend(comparison),
-        failures=provenance.failures(files.run),
+        warnings=prose.warnings(files),
         tradeoff=tradeoff,
-        variants=tables.variant_tables(comparison),
+        variants=variants.variant_tables(comparison),
         variant_notes=prose.variant_notes(comparison),
         emulated=prose.emulated_note(comparison),
+        overview=overview_table(files.reports, files.source),
         lenses=lenses,
+        covered=coverage_views(files),
         no_lens=prose.NO_REPORT,
         prompts=prompt_blocks(files),
         no_prompts=prose.NO_PROMPTS,
-        latency=tables.LATENCY,
+        latency=variants.LATENCY,
         command=provenance.command_line(files.run),
         origin=(
             provenance.stages_table(files.run),

@@ -29,7 +29,8 @@ class RunFiles:
         run: What was asked and how far it came.
         baseline: Evaluation of the unquantized model.
         reports: Sensitivity reports by file name without ``.json``; the one the spectrum was made
-            from comes first, the others follow by name.
+            from comes first, the others follow as they were asked for, then by name.
+        source: The report the spectrum was made from, where it is there unchanged.
         spectrum: The profiles.
         manifests: Written variants by profile name.
         evaluations: Evaluated variants by profile name.
@@ -38,9 +39,14 @@ class RunFiles:
     run: RunRecord
     baseline: Evaluation | None
     reports: dict[str, SensitivityReport]
+    source: str | None
     spectrum: Spectrum | None
     manifests: dict[str, Manifest]
     evaluations: dict[str, Evaluation]
+
+    def spectrum_of(self, report: str) -> Spectrum | None:
+        """The spectrum, where it was made from that report."""
+        return self.spectrum if report == self.source else None
 
     def profile(self, name: str) -> Profile | None:
         """Return the profile called ``name``, from the spectrum or else from its variant."""
@@ -78,10 +84,18 @@ def read_run(run_dir: Path) -> RunFiles:
     baseline = run_dir / "baseline" / "evaluation.json"
     spectrum_path = run_dir / "spectrum.json"
     spectrum = read_artifact(spectrum_path, Spectrum) if spectrum_path.exists() else None
+    paths = {_name(path): path for path in sorted((run_dir / "sensitivity").glob("*.json"))}
+    source = None
+    if spectrum is not None:
+        made_from = spectrum.report_sha256
+        source = next((n for n, path in paths.items() if sha256_file(path) == made_from), None)
+    reports = {name: read_artifact(path, SensitivityReport) for name, path in paths.items()}
+    order = sorted(reports, key=lambda name: (name != source, _asked(run, reports[name]), name))
     return RunFiles(
         run=run,
         baseline=read_artifact(baseline, Evaluation) if baseline.exists() else None,
-        reports=_read_reports(run_dir, spectrum),
+        reports={name: reports[name] for name in order},
+        source=source,
         spectrum=spectrum,
         manifests={
             path.parent.name: read_artifact(path, Manifest)
@@ -94,10 +108,17 @@ def read_run(run_dir: Path) -> RunFiles:
     )
 
 
-def _read_reports(run_dir: Path, spectrum: Spectrum | None) -> dict[str, SensitivityReport]:
-    paths = sorted((run_dir / "sensitivity").glob("*.json"))
-    if spectrum is not None:
-        paths.sort(key=lambda path: sha256_file(path) != spectrum.report_sha256)
-    return {
-        path.name.removesuffix(".json"): read_artifact(path, SensitivityReport) for path in paths
-    }
+def _name(path: Path) -> str:
+    return path.name.removesuffix(".json")
+
+
+def _asked(run: RunRecord, report: SensitivityReport) -> tuple[int, ...]:
+    """Where a report stands in what was asked: by base, then metric, then format."""
+    asked = {"base": report.base, "metric": report.lens.partition(":")[2]}
+    asked["format"] = report.format.name
+    places = []
+    for key, value in asked.items():
+        given = run.request.get(key)
+        names = list(given) if isinstance(given, (list, tuple)) else [given]
+        places.append(names.index(value) if value in names else len(names))
+    return tuple(places)

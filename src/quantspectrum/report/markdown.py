@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from quantspectrum.report import prose, provenance, ranking, tables
-from quantspectrum.report.comparison import Comparison, recommend
+from quantspectrum.artifacts import SensitivityReport
+from quantspectrum.report import coverage, damage, prose, provenance, ranking, rescored, variants
+from quantspectrum.report.comparison import Comparison
+from quantspectrum.report.engine import engine_table
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import plural
+from quantspectrum.report.overview import overview_table
 from quantspectrum.report.prompts import Answer, PromptBlock, prompt_blocks
+from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.tables import Column, Table
 
-__all__ = ["inert", "markdown_table", "render_markdown"]
+__all__ = ["inert", "markdown_table", "render_markdown", "second_ranking"]
 
 _SHORT = 20
 """Rows of a ranking that are always shown; the whole of it folds away."""
@@ -72,7 +76,7 @@ def render_markdown(files: RunFiles, comparison: Comparison) -> str:
         f"# Quantization spectrum: {inert(prose.title(comparison))}",
         inert(prose.model_sentence(comparison)),
         f"**{inert(recommend(comparison))}**",
-        *(f"> **Warning.** {inert(said)}" for said in provenance.failures(files.run)),
+        *(f"> **Warning.** {inert(said)}" for said in prose.warnings(files)),
         "## Variants",
         *_variants(comparison),
         "## Sensitivity",
@@ -91,9 +95,9 @@ def render_markdown(files: RunFiles, comparison: Comparison) -> str:
 
 def _variants(comparison: Comparison) -> Iterable[str]:
     yield from (inert(note) for note in prose.variant_notes(comparison))
-    for heading, table in tables.variant_tables(comparison):
+    for heading, table in variants.variant_tables(comparison):
         yield f"### {heading}"
-        if heading == tables.LATENCY and prose.emulated_note(comparison):
+        if heading == variants.LATENCY and prose.emulated_note(comparison):
             yield f"> **{inert(prose.emulated_note(comparison))}**"
         yield markdown_table(table)
 
@@ -101,30 +105,67 @@ def _variants(comparison: Comparison) -> Iterable[str]:
 def _sensitivity(files: RunFiles) -> Iterable[str]:
     if not files.reports:
         yield prose.NO_REPORT
+    overview = overview_table(files.reports, files.source)
+    if overview is not None:
+        yield markdown_table(overview)
     for number, (name, report) in enumerate(files.reports.items()):
         yield f"### {inert(name)}"
-        said = inert(ranking.coverage_sentence(report))
-        yield said if report.complete else f"> **{said}**"
+        said = inert(coverage.coverage_sentence(report))
+        yield said if coverage.is_whole(report) else f"> **{said}**"
         yield inert(ranking.header_sentence(report))
         if not report.ops:
             yield prose.NOTHING_SCORED
             continue
-        table = ranking.ranking_table(report)
-        yield markdown_table(table, _SHORT)
-        if len(table.rows) > _SHORT:
-            yield folded(f"All {plural(len(table.rows), 'scored op')}", markdown_table(table))
-        # A spectrum belongs to the report that comes first; other lenses rank without one.
-        spectrum = files.spectrum if number == 0 else None
-        cuts = ranking.cut_table(ranking.damage_curve(report, spectrum), spectrum)
-        if cuts is not None:
-            yield markdown_table(cuts)
-        reasons = ranking.reasons_table(report)
-        if reasons is not None:
-            yield markdown_table(reasons)
-            unscored = ranking.coverage_table(report)
-            yield folded(
-                f"{plural(len(unscored.rows), 'op')} without a score", markdown_table(unscored)
-            )
+        yield from _ranking(files, name, report, whole=number == 0)
+        yield from _unscored(report, whole=number == 0)
+        yield from second_ranking(report, whole=False)
+        engine = engine_table(report)
+        if engine is not None:
+            yield folded("How it was measured", markdown_table(engine))
+
+
+def _ranking(
+    files: RunFiles, name: str, report: SensitivityReport, *, whole: bool
+) -> Iterable[str]:
+    """The ranking's first rows; all of them for one report, as the others have files of their own."""
+    if ties := ranking.ties_sentence(report):
+        yield inert(ties)
+    parts = coverage.components_table(report)
+    if parts is not None:
+        yield markdown_table(parts)
+    table = ranking.ranking_table(report)
+    yield markdown_table(table, _SHORT)
+    if len(table.rows) > _SHORT:
+        scored = f"All {plural(len(table.rows), 'scored op')}"
+        elsewhere = f"{scored} are in sensitivity/{name}.md."
+        yield folded(scored, markdown_table(table)) if whole else inert(elsewhere)
+    spectrum = files.spectrum_of(name)
+    curve = damage.damage_curve(report, spectrum)
+    cuts = damage.cut_table(curve, spectrum, report.lens)
+    if cuts is not None:
+        yield markdown_table(cuts)
+
+
+def _unscored(report: SensitivityReport, *, whole: bool) -> Iterable[str]:
+    reasons = coverage.reasons_table(report)
+    if reasons is not None:
+        yield markdown_table(reasons)
+    if reasons is not None and whole:
+        unscored = coverage.coverage_table(report)
+        yield folded(
+            f"{plural(len(unscored.rows), 'op')} without a score", markdown_table(unscored)
+        )
+
+
+def second_ranking(report: SensitivityReport, *, whole: bool) -> Iterable[str]:
+    """What the second ranking says, and the ops that moved most; ``whole`` lists all of it."""
+    said = rescored.rescored_sentences(report)
+    if not said:
+        return
+    yield inert(said)
+    tables = [rescored.moved_table(report)]
+    tables += [rescored.rescored_table(report)] if whole else []
+    yield from (markdown_table(table) for table in tables if table is not None)
 
 
 def _prompts(blocks: list[PromptBlock]) -> Iterable[str]:

@@ -105,8 +105,9 @@ def size(value: int | None) -> str:
 
 
 def plural(value: int, noun: str) -> str:
-    """Count with its noun: ``1 op``, ``12 ops``."""
-    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+    """Count with its noun: ``1 op``, ``12 ops``, ``2 batches``."""
+    ending = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
+    return f"{count(value)} {noun}{'' if value == 1 else ending}"
 
 
 def duration(seconds: float | None) -> str:

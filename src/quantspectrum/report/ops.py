@@ -1,15 +1,14 @@
-"""Where an op sits (component, block, kind), and which ranks its score cannot be told from."""
+"""Where an op sits: its component, block and kind."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from quantspectrum.artifacts import Op, OpScore, SensitivityReport
+from quantspectrum.artifacts import Op, SensitivityReport
 
-__all__ = ["kind_of", "places_of_notes", "short_label", "short_names", "tied_ranks"]
+__all__ = ["kind_of", "places_of_notes", "short_label", "short_names"]
 
 Place = tuple[str, int, str]
 """Component, block and kind of an op."""
@@ -67,31 +66,3 @@ def short_label(op: Op) -> str:
     if op.block is None:
         return f"{op.component} · {op.name.rsplit('.', 1)[-1]}"
     return f"{op.component} {op.block} · {kind_of(op).rsplit('.', 1)[-1]}"
-
-
-def tied_ranks(ops: Sequence[OpScore]) -> list[tuple[int, int] | None]:
-    r"""Ranks next to each op whose scores cannot be told from its own, as first and last rank.
-
-    Two scores are apart when :math:`|s_1 - s_2| > 2 \sqrt{se_1^2 + se_2^2}`. The run of ranks
-    goes outward from the op and ends at the first one that is apart. ``None`` where the op has no
-    standard error; neighbours without one end the run.
-
-    Args:
-        ops: Ops in the order of their ranks.
-    """
-    return [_run(ops, i) if op.stderr is not None else None for i, op in enumerate(ops)]
-
-
-def _run(ops: Sequence[OpScore], at: int) -> tuple[int, int]:
-    first = last = at
-    while first > 0 and _alike(ops[at], ops[first - 1]):
-        first -= 1
-    while last + 1 < len(ops) and _alike(ops[at], ops[last + 1]):
-        last += 1
-    return ops[first].rank, ops[last].rank
-
-
-def _alike(a: OpScore, b: OpScore) -> bool:
-    if a.stderr is None or b.stderr is None:
-        return False
-    return abs(a.score - b.score) <= 2 * math.hypot(a.stderr, b.stderr)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from quantspectrum.artifacts import SensitivityReport, Spectrum
-from quantspectrum.report.comparison import TOLERANCE, Comparison
+from quantspectrum.report.comparison import Comparison
+from quantspectrum.report.coverage import partial_sentence
 from quantspectrum.report.figures import RANKED
+from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import count, percent, plural
 from quantspectrum.report.ops import places_of_notes
-from quantspectrum.report.tables import EMULATED
+from quantspectrum.report.provenance import failures
+from quantspectrum.report.quantities import quantity_of
+from quantspectrum.report.recommendation import TOLERANCE
 from quantspectrum.report.tradeoff import shows_divergence
+from quantspectrum.report.variants import EMULATED
 
 __all__ = [
-    "HEATMAP",
     "NOTHING_POSITIVE",
     "NOTHING_SCORED",
     "NO_PROMPTS",
@@ -20,19 +24,16 @@ __all__ = [
     "damage_caption",
     "emulated_note",
     "grid_notes",
+    "heatmap_caption",
     "model_sentence",
     "no_tradeoff",
     "ranking_caption",
     "title",
     "tradeoff_caption",
     "variant_notes",
+    "warnings",
 ]
 
-HEATMAP = (
-    "Brighter is more sensitive, on a logarithmic scale shared by all components, four "
-    "decades at most. Grey ops were "
-    "kept in high precision or skipped; empty places have no such op."
-)
 NOTHING_POSITIVE = "No score is above 0, so there is nothing to draw on a logarithmic scale."
 NOTHING_SCORED = "No op was scored."
 NO_REPORT = (
@@ -43,6 +44,12 @@ PROMPTS = (
     "Greedy answers. Marked words differ from the baseline's answer; struck words are gone from it."
 )
 NO_PROMPTS = "No evaluation of this run has prompts, so no answers can be shown."
+
+
+def warnings(files: RunFiles) -> list[str]:
+    """What a reader must know before anything else: partial rankings, and stages not done."""
+    partial = partial_sentence(files.reports)
+    return [*([partial] if partial else []), *failures(files.run)]
 
 
 def title(comparison: Comparison) -> str:
@@ -121,18 +128,33 @@ def emulated_note(comparison: Comparison) -> str:
     )
 
 
+def heatmap_caption(report: SensitivityReport) -> str:
+    """How to read the colours."""
+    unit = quantity_of(report.lens).unit
+    said = "Brighter is more sensitive"
+    said += f" ({unit})" if unit else ""
+    said += (
+        ", on a logarithmic scale shared by all components, four decades at most. Grey ops were "
+        "kept in high precision or skipped; empty places have no such op."
+    )
+    return said + (" Estimates are among the scores." if report.coverage.estimated else "")
+
+
 def ranking_caption(report: SensitivityReport) -> str:
     """How to read the bars."""
     shown = min(RANKED, len(report.ops))
-    return (
+    said = (
         f"The first {count(shown)} of {count(len(report.ops))} scored ops; the line at the end of "
         "a bar is one standard error each way. The colour is the component."
     )
+    return said + (" Hatched bars are estimates." if report.coverage.estimated else "")
 
 
-def damage_caption(spectrum: Spectrum | None) -> str:
+def damage_caption(report: SensitivityReport, spectrum: Spectrum | None) -> str:
     """How to read the curve."""
     said = "Sum of the scores of all groups quantized so far, least sensitive first."
+    if report.coverage.estimated:
+        said += f" {plural(report.coverage.estimated, 'score')} of it are estimates."
     if spectrum is None:
         return said + " No spectrum was made from this report, so no profile is marked."
     return said + " Marks are where the profiles cut."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from quantspectrum.report.comparison import Comparison, ComparisonRow, recommend
+from quantspectrum.report.comparison import Comparison, ComparisonRow
 from quantspectrum.report.numbers import ABSENT, percent, relative, score, signed_points, size
+from quantspectrum.report.recommendation import recommend
 
 __all__ = ["variants_text"]
 

@@ -6,16 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from quantspectrum.report.comparison import (
-    TOLERANCE,
-    Comparison,
-    ComparisonRow,
-    recommended,
-    within_tolerance,
-)
+from quantspectrum.report.comparison import Comparison, ComparisonRow
 from quantspectrum.report.inputs import BASELINE
 from quantspectrum.report.numbers import count, percent, relative, score, signed, size
 from quantspectrum.report.pairs import Divergence, LossDifference
+from quantspectrum.report.recommendation import TOLERANCE, recommended, within_tolerance
 from quantspectrum.report.theme import (
     ACCENT,
     FAINT,

@@ -1,0 +1,116 @@
+"""Which profile to take, by which rule, said in one sentence."""
+
+from __future__ import annotations
+
+from quantspectrum.report.comparison import Comparison, ComparisonRow
+from quantspectrum.report.numbers import percent, plural, relative, signed, signed_points, size
+from quantspectrum.report.pairs import LossDifference
+
+__all__ = ["TOLERANCE", "recommend", "recommended", "within_tolerance"]
+
+TOLERANCE = 0.01
+"""Largest loss increase, relative to the baseline's loss, that a recommended profile may have."""
+
+_PERCENT = percent(TOLERANCE)
+
+
+def within_tolerance(difference: LossDifference | None) -> bool:
+    """Whether the upper 95 % bound of the loss increase is known and at most 1 % of the loss."""
+    if difference is None or difference.high is None:
+        return False
+    return difference.high <= TOLERANCE * difference.baseline
+
+
+def recommended(comparison: Comparison) -> ComparisonRow | None:
+    """Return the most aggressive profile within tolerance, or ``None``."""
+    fitting = [row for row in comparison.rows if within_tolerance(row.paired)]
+    # Rows come in the spectrum's order, so the later of two alike is the more aggressive.
+    return max(reversed(fitting), key=_aggression, default=None)
+
+
+def _aggression(row: ComparisonRow) -> tuple[float, float]:
+    """Share quantized, then how small the checkpoint is."""
+    return (
+        row.share if row.share is not None else -1.0,
+        -row.disk_bytes if row.disk_bytes is not None else float("-inf"),
+    )
+
+
+def recommend(comparison: Comparison) -> str:
+    """Say in one sentence which profile to take, what it costs, and by which rule."""
+    if comparison.baseline is None:
+        return (
+            "No profile can be recommended, because the baseline was not evaluated and there is "
+            "nothing to compare the variants with."
+        )
+    measured = [row for row in comparison.rows if row.paired is not None]
+    dtype = comparison.model.dtype.removeprefix("torch.") if comparison.model else ""
+    keep = f"Keep the {dtype} baseline" if dtype else "Keep the baseline"
+    if not measured:
+        return f"{keep} for now: no variant has a loss to compare."
+    row = recommended(comparison)
+    if row is not None:
+        said = f"{_cost(row)}; {_rule(comparison)}{_caveat(row)}"
+        return f"Take the {row.profile} profile{_gain(row)}: {said}."
+    mildest = min(measured, key=_aggression)
+    if mildest.paired is not None and mildest.paired.high is None:
+        return (
+            f"{keep} for now: one sample gives the loss increase no interval, so no profile is "
+            f"known to stay within {_PERCENT} of the baseline's loss."
+        )
+    return (
+        f"{keep}: no profile has an upper 95 % bound of its loss increase within {_PERCENT} of "
+        f"the baseline's loss, and even with the mildest, {mildest.profile}, {_cost(mildest)}."
+    )
+
+
+def _gain(row: ComparisonRow) -> str:
+    said = []
+    if row.share is not None:
+        said.append(f"{percent(row.share)} of the groups quantized")
+    if row.disk_bytes is not None:
+        said.append(size(row.disk_bytes))
+    if row.ratio is not None:
+        said.append(f"{row.ratio:.2f}× the baseline's size")
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _cost(row: ComparisonRow) -> str:
+    paired = row.paired
+    assert paired is not None
+    assert paired.low is not None
+    assert paired.high is not None
+    loss = paired.baseline
+    interval = f"{relative(paired.low, loss)} to {relative(paired.high, loss)}"
+    said = (
+        f"its loss changes by {relative(paired.value, loss)} (95 % interval {interval}, "
+        f"{plural(paired.n, 'sample')})"
+    )
+    accuracy = row.paired_accuracy
+    if accuracy is not None:
+        error = f" ± {100 * accuracy.stderr:.1f}" if accuracy.stderr is not None else ""
+        said += f" and its accuracy by {signed_points(accuracy.value)}{error} points"
+    return said
+
+
+def _rule(comparison: Comparison) -> str:
+    missing = [row.profile for row in comparison.rows if row.paired is None]
+    said = (
+        "it is the most aggressive profile whose upper 95 % bound of the loss increase is within "
+        f"{_PERCENT} of the baseline's loss"
+    )
+    return said + (f" (not evaluated: {', '.join(missing)})" if missing else "")
+
+
+def _caveat(row: ComparisonRow) -> str:
+    """What the rule overlooks: kinds of samples that do worse, and a drop of accuracy."""
+    over = [
+        f"on {kind} alone that bound is {relative(paired.high, paired.baseline)}, "
+        f"{signed(paired.high, paired.stderr)} nats per token"
+        for kind, paired in row.by_kind.items()
+        if paired.high is not None and not within_tolerance(paired)
+    ]
+    accuracy = row.paired_accuracy
+    if accuracy is not None and accuracy.high is not None and accuracy.high < 0:
+        over.append("the accuracy drop is larger than chance and should be weighed too")
+    return f"; {' and '.join(over)}" if over else ""

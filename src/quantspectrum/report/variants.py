@@ -1,0 +1,297 @@
+"""Tables about the variants: loss, distance, answers, size and latency of each against the baseline."""
+
+from __future__ import annotations
+
+from quantspectrum.report.comparison import Comparison, ComparisonRow
+from quantspectrum.report.numbers import (
+    ABSENT,
+    count,
+    duration,
+    number,
+    percent,
+    plural,
+    relative,
+    score,
+    signed,
+    signed_points,
+    size,
+    with_error,
+)
+from quantspectrum.report.pairs import AccuracyDifference, LossDifference
+from quantspectrum.report.quantities import with_unit
+from quantspectrum.report.recommendation import within_tolerance
+from quantspectrum.report.tables import Table, columns
+
+__all__ = [
+    "EMULATED",
+    "LATENCY",
+    "answers_table",
+    "divergence_table",
+    "kinds_table",
+    "latency_table",
+    "loss_table",
+    "size_table",
+    "variant_tables",
+]
+
+EMULATED = "emulated INT8: not a speed measurement"
+
+LATENCY = "Latency"
+"""Heading of the table whose times may be emulated."""
+
+
+def variant_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
+    """Every table about the variants under its heading; those with nothing to say are left out."""
+    found = (
+        ("Loss", loss_table(comparison)),
+        ("Distance from the baseline's predictions", divergence_table(comparison)),
+        ("Loss by kind of sample", kinds_table(comparison)),
+        ("Answers", answers_table(comparison)),
+        ("Size", size_table(comparison)),
+        (LATENCY, latency_table(comparison)),
+    )
+    return tuple((heading, table) for heading, table in found if table is not None and table.rows)
+
+
+def loss_table(comparison: Comparison) -> Table:
+    """Loss of the baseline and each variant, with the paired change."""
+    rows = tuple(
+        (
+            row.profile,
+            with_error(row.loss, row.loss_stderr) if row.evaluated else _state(row),
+            *_loss_cells(row.paired),
+        )
+        for row in _rows(comparison)
+    )
+    said = ["Loss per target token in nats; lower is better."]
+    first = next((row for row in _rows(comparison) if row.evaluated), None)
+    if first is not None:
+        said.append(
+            f"n = {plural(first.samples or 0, 'sample')}, {plural(first.tokens or 0, 'token')}."
+        )
+    said.append(
+        "± is one standard error, clustered by sample. Changes are paired, variant minus baseline "
+        "on the same samples."
+        if comparison.baseline
+        else "The baseline was not evaluated, so no change can be given."
+    )
+    return Table(
+        caption=" ".join(said),
+        columns=columns(
+            "Profile", "Loss", *_LOSS_TITLES, text=("Profile", "Differs", "Upper bound ≤ 1 %")
+        ),
+        rows=rows,
+    )
+
+
+_LOSS_TITLES = ("Change", "95 % interval", "Relative", "Differs", "Upper bound ≤ 1 %")
+
+
+def divergence_table(comparison: Comparison) -> Table | None:
+    """KL divergence of each variant from the baseline, where it was measured."""
+    found = [(row, row.divergence) for row in comparison.rows if row.divergence is not None]
+    if not found:
+        return None
+    return Table(
+        caption="KL(baseline ‖ variant) of the next-token prediction, in nats per target token: 0 "
+        "where nothing changed. ± is one standard error, clustered by sample. Over the baseline's "
+        "64 likeliest tokens and all others as one, which is a lower bound.",
+        columns=columns(
+            "Profile", "KL", "95 % interval", "Same likeliest token", text=("Profile",)
+        ),
+        rows=tuple(
+            (
+                row.profile,
+                f"{score(kl.value)} ± {score(kl.stderr)}" if kl.stderr else score(kl.value),
+                ABSENT
+                if kl.low is None or kl.high is None
+                else f"{score(max(kl.low, 0.0))} to {score(kl.high)}",
+                percent(kl.same_top),
+            )
+            for row, kl in found
+        ),
+    )
+
+
+def _loss_cells(paired: LossDifference | None) -> tuple[str, ...]:
+    if paired is None:
+        return (ABSENT,) * 5
+    change = signed(paired.value, paired.stderr)
+    rate = relative(paired.value, paired.baseline)
+    if paired.stderr is None or paired.low is None or paired.high is None:
+        return change, "unknown (one sample)", rate, "unknown", "unknown"
+    interval = f"{signed(paired.low, paired.stderr)} to {signed(paired.high, paired.stderr)}"
+    differs = "no"
+    if paired.differs:
+        differs = "yes, worse" if paired.value > 0 else "yes, better"
+    change = f"{change} ± {signed(paired.stderr, paired.stderr).removeprefix('+')}"
+    return change, interval, rate, differs, "yes" if within_tolerance(paired) else "no"
+
+
+def kinds_table(comparison: Comparison) -> Table | None:
+    """Paired loss change by kind of sample; ``None`` where there are not two kinds."""
+    found = [(row, kind, d) for row in comparison.rows for kind, d in row.by_kind.items()]
+    if len({kind for _, kind, _ in found}) < 2:
+        return None
+    return Table(
+        caption="The same change for each kind of sample by itself.",
+        columns=columns(
+            "Profile",
+            "Samples",
+            "n",
+            "Baseline loss",
+            *_LOSS_TITLES,
+            text=("Profile", "Samples", "Differs", "Upper bound ≤ 1 %"),
+        ),
+        rows=tuple(
+            (row.profile, kind, count(d.n), number(d.baseline), *_loss_cells(d))
+            for row, kind, d in found
+        ),
+    )
+
+
+def answers_table(comparison: Comparison) -> Table | None:
+    """Accuracy, flipped answers and changed prompts; ``None`` where none was measured."""
+    rows = _rows(comparison)
+    if all(row.accuracy is None and row.prompts is None for row in rows):
+        return None
+    judged = next((row.paired_accuracy.n for row in rows if row.paired_accuracy), None)
+    said = [
+        "Accuracy is the share of generated answers equal to a reference, ± one standard error;"
+    ]
+    said.append("its change is paired, in percentage points.")
+    if judged is not None:
+        said.append(f"n = {count(judged)} judged answers.")
+    if any(a and a.lost + a.won == 0 for a in (row.paired_accuracy for row in rows)):
+        assert judged is not None
+        bound = percent(min(3 / judged, 1.0))
+        said.append(
+            "Where no answer flipped the error is 0 by its formula, which does not rule out that "
+            f"up to {bound} of answers flip (rule of three, 95 %)."
+        )
+    return Table(
+        caption=" ".join(said),
+        columns=columns(
+            "Profile",
+            "Accuracy",
+            "Change (points)",
+            "Differs",
+            "Right → wrong",
+            "Wrong → right",
+            "Prompts answered differently",
+            text=("Profile", "Differs"),
+        ),
+        rows=tuple((row.profile, *_answer_cells(row)) for row in rows),
+    )
+
+
+def _answer_cells(row: ComparisonRow) -> tuple[str, ...]:
+    accuracy = ABSENT
+    if row.accuracy is not None:
+        accuracy = f"{100 * row.accuracy:.1f}"
+        if row.accuracy_stderr is not None:
+            accuracy += f" ± {100 * row.accuracy_stderr:.1f}"
+        accuracy += " %"
+    changed = f"{row.prompts.changed} of {row.prompts.compared}" if row.prompts else ABSENT
+    return accuracy, *_flip_cells(row.paired_accuracy), changed
+
+
+def _flip_cells(paired: AccuracyDifference | None) -> tuple[str, ...]:
+    if paired is None:
+        return (ABSENT,) * 4
+    change, differs = signed_points(paired.value), "unknown"
+    if paired.stderr is not None:
+        change += f" ± {100 * paired.stderr:.1f}"
+        differs = "no"
+    if paired.differs:
+        differs = "yes, better" if paired.value > 0 else "yes, worse"
+    return change, differs, count(paired.lost), count(paired.won)
+
+
+def size_table(comparison: Comparison) -> Table:
+    """What each profile quantizes and how large its checkpoint is."""
+    rows = tuple(
+        (
+            row.profile,
+            count(row.groups),
+            percent(row.share) if row.share is not None else ABSENT,
+            count(row.ops),
+            size(row.disk_bytes),
+            f"{row.ratio:.3f}×" if row.ratio is not None else ABSENT,
+            score(row.predicted_damage),
+            _state(row) or "evaluated",
+        )
+        for row in _rows(comparison)
+    )
+    return Table(
+        caption=(
+            "Groups are ops that must share a format; the share is of the groups that may be "
+            "quantized. 1 GB is 10⁹ bytes. Predicted damage is the sum of the quantized ops' "
+            "scores."
+        ),
+        columns=columns(
+            "Profile",
+            "Groups quantized",
+            "Share",
+            "Ops",
+            "Checkpoint",
+            "Of the baseline",
+            with_unit("Predicted damage", comparison.lens or ""),
+            "State",
+            text=("Profile", "State"),
+        ),
+        rows=rows,
+    )
+
+
+def latency_table(comparison: Comparison) -> Table | None:
+    """Times per batch size; ``None`` where none was measured."""
+    rows = [
+        (
+            row.profile,
+            count(entry.batch_size),
+            count(entry.prompt_tokens),
+            count(entry.new_tokens),
+            count(entry.repeats),
+            _time(entry.prefill_ms, row),
+            _time(entry.per_token_ms, row),
+            duration(row.load_s),
+            EMULATED if row.kernel == "emulated" else "native",
+        )
+        for row in _rows(comparison)
+        for entry in row.latency
+    ]
+    if not rows:
+        return None
+    return Table(
+        caption="Medians over the repeats, after a warm-up.",
+        columns=columns(
+            "Profile",
+            "Batch",
+            "Prompt tokens",
+            "New tokens",
+            "Repeats",
+            "Prefill (ms)",
+            "Per token (ms)",
+            "Load",
+            "Kernel",
+            text=("Profile", "Kernel"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _time(milliseconds: float, row: ComparisonRow) -> str:
+    mark = " (emulated)" if row.kernel == "emulated" else ""
+    return f"{milliseconds:,.{1 if milliseconds >= 10 else 2}f}{mark}"
+
+
+def _rows(comparison: Comparison) -> list[ComparisonRow]:
+    return [row for row in (comparison.baseline, *comparison.rows) if row is not None]
+
+
+def _state(row: ComparisonRow) -> str:
+    """Words for a profile that has not been evaluated; empty for one that has."""
+    if row.evaluated:
+        return ""
+    return "not evaluated" if row.written else "not written"
