@@ -14,7 +14,8 @@ Scales and zero points are also those of torch.ao's ``MinMaxObserver`` and
 ``PerChannelMinMaxObserver`` (``UniformQuantizationObserverBase._calculate_qparams``), which INC's
 static scheme uses, with two exceptions: they raise scales below the float32 epsilon to it, and
 they round ``min / scale`` before they subtract it, so that their zero point may be the next one
-where ``min / scale`` is within ``2**-16`` of halfway between integers.
+where ``min / scale`` is within ``2**-16`` of halfway between integers. Ops of INC's formats compute
+as PyTorch's integer kernels do, without exceptions (:mod:`quantspectrum.integer`).
 
 All of it is computed in float32 whatever the type of ``x``, as serving kernels do; results come
 back in the type of ``x``. On CUDA, fake-quantization runs in one pass (:mod:`.kernels`), with the

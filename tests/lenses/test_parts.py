@@ -19,7 +19,18 @@ from quantspectrum.sensitivity.ranking import rank
 from quantspectrum.sensitivity.rescore import most_sensitive, rescored
 from quantspectrum.simulation import OpPlan, Part, Simulation
 from quantspectrum.statistics import spearman
-from scans import BASES, TEXT, UNSEEN, Base, logits_with, plans_of, score, score_all, scores
+from scans import (
+    BASES,
+    TEXT,
+    UNSEEN,
+    Base,
+    logits_with,
+    plans_of,
+    score,
+    score_all,
+    scores,
+    stop_at,
+)
 
 PARTS: tuple[Part, ...] = ("weight", "activation")
 
@@ -230,6 +241,14 @@ def test_with_everything_restored_there_is_nothing_to_rank(llama: nn.Module) -> 
     assert report.rescored.ops == ()
     assert report.rescored.spearman is None
     assert len(report.rescored.restored) == 14
+
+
+@pytest.mark.parametrize("step", [29, 41, 53])
+def test_a_part_of_it_is_not_passed_off_as_it(llama: nn.Module, step: int) -> None:
+    report = score(llama, base="fallback", rescore=1, step=stop_at(step))
+    assert report.stopped_by == "interrupted"
+    assert report.rescored is None
+    assert report.ops == score(llama, base="fallback").ops
 
 
 def test_it_begins_from_the_base_fallback(llama: nn.Module) -> None:

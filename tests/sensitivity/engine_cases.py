@@ -119,6 +119,8 @@ class Toy(nn.Module):
         again: The first op runs once more after the blocks.
         cap: Logits are soft-capped at this value.
         scale: Logits are multiplied by this.
+        drift: Outputs shift by this for every row of the batch, as kernels that add in another
+            order at another batch size shift them, but more.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Toy(nn.Module):
         again: bool = False,
         cap: float | None = None,
         scale: float = 1.0,
+        drift: float = 0.0,
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -139,7 +142,7 @@ class Toy(nn.Module):
         )
         self.head = nn.Linear(8, 16)
         self.order, self.skip, self.again = order, skip, again
-        self.cap, self.scale = cap, scale
+        self.cap, self.scale, self.drift = cap, scale, drift
 
     def forward(self, input_ids: Tensor, **_options: Any) -> Any:
         x = self.first(self.embed(input_ids))
@@ -148,6 +151,7 @@ class Toy(nn.Module):
             if self.skip is not None and index == self.skip[1]:
                 x = x + outputs[self.skip[0]]
             x = outputs[index] = self.layers[index](x)
+        x = x + self.drift * x.shape[0]
         logits = self.head(self.first(x) if self.again else x) * self.scale
         if self.cap is not None:
             logits = self.cap * torch.tanh(logits / self.cap)

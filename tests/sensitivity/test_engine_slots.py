@@ -17,8 +17,11 @@ from sensitivity.engine_cases import (
     CASES,
     CPU,
     DYNAMIC,
+    TOY,
     TOY_BATCH,
+    TOY_OPS,
     Case,
+    Toy,
 )
 
 
@@ -81,6 +84,19 @@ def test_an_unperturbed_slot_is_the_captured_pass(case: Case) -> None:
         ops = ops_of(case, block)[:1]
         (found,) = case.engine.replay_together(capture, ops, [nothing], nothing)
         assert relative(found, capture.values) < 1e-6
+
+
+def test_what_the_size_of_the_batch_changes_cancels() -> None:
+    """Slot 0 shows it, and it is taken off the others."""
+    model = Toy(drift=0.1)
+    engine = ReplayEngine(model, TOY, TOY_OPS, CPU)
+    capture = engine.capture(TOY_BATCH)
+    op = TOY_OPS[2]
+    with Simulation(model, {op: DYNAMIC}) as simulation:
+        rest = partial(simulation.activate, ())
+        (found,) = engine.replay_together(capture, [op], [partial(simulation.activate, {op})], rest)
+        simulation.activate({op})
+        assert relative(found, engine.replay(capture, op)) < 1e-6
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -294,17 +294,17 @@ class Measurement:
             return None
         rest = [name for name in self._names if name not in self._restored]
         count = len(request.selection)
+        keys = [journal_key(op, fmt, "both", RESCORED) for op in rest]
+        if not all((i, key) in self._journal for i in range(count) for key in keys):
+            return None
         before = rank(self.ops, self._collected(first[0], fmt, None).summaries)
-        whole = whole_batches(
-            rest, self._journal, count, lambda op: journal_key(op, fmt, "both", RESCORED)
-        )
         after = collect_measured(
             first[0],
             rest,
             self._journal,
             request.base,
             fmt,
-            batches=whole,
+            batches=range(count),
             unfinished=None,
             prefix=RESCORED,
         )
