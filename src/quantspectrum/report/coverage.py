@@ -109,7 +109,7 @@ def components_table(report: SensitivityReport) -> Table | None:
             )
         )
     return Table(
-        caption="Ops of each component; the most sensitive component's first op comes first.",
+        caption="Ops of each component, in the order in which the ranking first reaches it.",
         columns=columns(
             "Component",
             "Measured",

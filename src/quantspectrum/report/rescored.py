@@ -52,7 +52,8 @@ def moved_table(report: SensitivityReport) -> Table | None:
     return _table(
         report,
         moved[:MOVED],
-        "The ops that moved most; ranks are among the ops that were not restored.",
+        "The ops that moved most, + towards the most sensitive; ranks are among the ops that were "
+        "not restored.",
     )
 
 
