@@ -111,10 +111,11 @@ def check_written(arguments: list[str]) -> None:
         return
     out = Path(asked.out)
     if command == "sensitivity":
-        report = read_artifact(out, SensitivityReport)
-        assert report.complete
-        assert report.base == asked.base[0]
-        assert out.with_suffix(".md").is_file()
+        for path in report_paths(asked.metric, asked.format, out):
+            report = read_artifact(path, SensitivityReport)
+            assert report.complete
+            assert report.base == (asked.base or ["isolate"])[0]
+            assert path.with_suffix(".md").is_file()
     elif command == "spectrum":
         names = [profile.name for profile in read_artifact(out, Spectrum).profiles]
         cuts = [cut.split("=")[0] for cut in asked.cut] if asked.cut else list(PROFILES)
@@ -126,6 +127,15 @@ def check_written(arguments: list[str]) -> None:
         assert read_artifact(out, Evaluation).label == asked.label
     else:
         check_run(out)
+
+
+def report_paths(metrics: list[str] | None, formats: list[str] | None, out: Path) -> list[Path]:
+    """The names that the documents say reports have: metric and format where there is a choice."""
+    names = [out.stem]
+    for choices in (metrics, formats):
+        if choices is not None and len(choices) > 1:
+            names = [f"{name}.{choice}" for name in names for choice in choices]
+    return [out.with_name(f"{name}.json") for name in names]
 
 
 def check_run(out: Path) -> None:
@@ -169,6 +179,20 @@ def test_commands_run_in_order(
         assert code == 0, f"{shlex.join(command)}: {captured.err}"
         assert captured.out.strip(), f"{shlex.join(command)} says nothing"
         check_written(arguments)
+    check_names(document)
+
+
+def check_names(document: str) -> None:
+    """Every file whose name the text gives, and that an ``--out`` of the document is the stem of."""
+    outs = [
+        Path(command[command.index("--out") + 1])
+        for command in shown_commands(document)
+        if "--out" in command
+    ]
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for out in outs:
+        for name in re.findall(rf"`({re.escape(out.stem)}\.[\w.-]+\w)`", text):
+            assert out.with_name(name).is_file(), f"{document} says there is a {name}"
 
 
 @pytest.mark.parametrize("name", ["smollm2", "stories260k"])
