@@ -113,6 +113,8 @@ def ops(args: Args) -> int:
 
 def sensitivity(args: Args) -> int:
     """``quantspectrum sensitivity``."""
+    import json
+
     from quantspectrum import stages
 
     bases = _bases(args)
@@ -135,6 +137,9 @@ def sensitivity(args: Args) -> int:
     for report in reports:
         if not report.complete:
             print(_coverage_line(report), file=sys.stderr)
+    if args.json and len(reports) > 1:
+        print(json.dumps([report.model_dump(mode="json") for report in reports], indent=1))
+        return DONE if all(report.complete for report in reports) else INCOMPLETE
     for report, path in zip(reports, paths.values(), strict=True):
         lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
         _show(args, report, "\n".join(["rank        score  op", *lines, "", str(path)]))

@@ -121,6 +121,7 @@ class Toy(nn.Module):
         scale: Logits are multiplied by this.
         drift: Outputs shift by this for every row of the batch, as kernels that add in another
             order at another batch size shift them, but more.
+        tokens_first: Blocks get ``(tokens, batch, features)``.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Toy(nn.Module):
         cap: float | None = None,
         scale: float = 1.0,
         drift: float = 0.0,
+        tokens_first: bool = False,
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -143,14 +145,17 @@ class Toy(nn.Module):
         self.head = nn.Linear(8, 16)
         self.order, self.skip, self.again = order, skip, again
         self.cap, self.scale, self.drift = cap, scale, drift
+        self.tokens_first = tokens_first
 
     def forward(self, input_ids: Tensor, **_options: Any) -> Any:
         x = self.first(self.embed(input_ids))
+        x = x.transpose(0, 1) if self.tokens_first else x
         outputs: dict[int, Tensor] = {}
         for index in self.order:
             if self.skip is not None and index == self.skip[1]:
                 x = x + outputs[self.skip[0]]
             x = outputs[index] = self.layers[index](x)
+        x = x.transpose(0, 1) if self.tokens_first else x
         x = x + self.drift * x.shape[0]
         logits = self.head(self.first(x) if self.again else x) * self.scale
         if self.cap is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import models_tiny
+from quantspectrum.data.encode import Batch
 from quantspectrum.sensitivity import slots
 from quantspectrum.sensitivity.engine import ReplayEngine, joined, repeated
 from quantspectrum.simulation import Simulation
@@ -191,6 +192,7 @@ class Timed:
         self.whole: str | None = None
         self.now = 0.0
         self.sizes: list[int] = []
+        self.shareable: Batch | None = TOY_BATCH
         self._seconds = seconds
         monkeypatch.setattr(slots.time, "perf_counter", lambda: self.now)
 
@@ -201,6 +203,9 @@ class Timed:
         if found == float("inf"):
             raise torch.OutOfMemoryError
         self.now += found
+
+    def can_share(self, batch: Batch) -> bool:
+        return batch is self.shareable
 
 
 @pytest.mark.parametrize(
@@ -225,3 +230,25 @@ def test_whole_passes_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.whole = "the model's structure is not known"
     assert slots.choose_slots(engine, TOY_BATCH, CPU) == 1
     assert engine.sizes == []
+
+
+def test_every_family_can_share(case: Case) -> None:
+    assert case.engine.can_share(case.batch)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [(Toy(), True), (Toy(tokens_first=True), False), (Toy(drift=9.0), False)],
+    ids=["chain", "tokens first", "another batch size, another result"],
+)
+def test_what_cannot_share_is_found_out(model: Toy, expected: bool) -> None:
+    engine = ReplayEngine(model, TOY, TOY_OPS, CPU)
+    assert engine.can_share(TOY_BATCH) is expected
+
+
+def test_slots_that_do_not_give_the_captured_pass_are_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Timed({1: 0.01, slots.TRIAL: 0.02}, monkeypatch)
+    engine.shareable = None
+    assert slots.choose_slots(engine, TOY_BATCH, CPU) == 1

@@ -57,6 +57,8 @@ def _report(
     stopped_by: str | None,
     watch: Stopwatch,
 ) -> SensitivityReport:
+    if metric not in MEASURED and stopped_by == "time budget":
+        stopped_by = None  # Passes are over before the budget is looked at.
     collected = work.collected(metric, fmt.name, stopped_by)
     estimated: dict[str, float] = {}
     if request.limited and metric in MEASURED:

@@ -46,6 +46,8 @@ class Layout:
         head: Qualified name of the output projection, if any.
         fused: Name of the fused op to the last name parts of the ops a serving engine merges
             into it; the members share a parent module.
+        chain: The family is known to be a chain: a block of a stack gets what an earlier one left
+            behind through its neighbour alone. Of others every block is tried before a scan.
         faster: Context in which the model computes the same faster, for scans that run it often.
         image_token_id: Id of the tokens that stand for a picture among those of a text, if any.
     """
@@ -54,6 +56,7 @@ class Layout:
     stacks: tuple[Stack, ...]
     head: str | None
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    chain: bool = False
     faster: Callable[[], AbstractContextManager[None]] = nullcontext
     image_token_id: int | None = None
 

@@ -44,6 +44,7 @@ class Qwen25VLAdapter:
                 "qkv_proj": ("q_proj", "k_proj", "v_proj"),
                 "gate_up_proj": ("gate_proj", "up_proj"),
             },
+            chain=True,
             faster=partial(faster_vision, model),
             image_token_id=image_token_of(model),
         )

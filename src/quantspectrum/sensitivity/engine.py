@@ -35,6 +35,9 @@ from quantspectrum.sensitivity.store import TensorStore, default_limit
 
 __all__ = ["Activate", "Capture", "ReplayEngine", "joined", "repeated"]
 
+SHARED = 0.1
+"""Farthest a slot may be from the captured pass: kernels for other batch sizes round differently."""
+
 Activate = Callable[[], None]
 """Makes the ops of one slot compute as they should."""
 
@@ -86,6 +89,7 @@ class ReplayEngine:
         self.head = Head.of(model, layout.head) if layout.head not in self._ops else None
         self.whole = None if layout.stacks else "the model's structure is not known"
         self._head_checked = False
+        self._chain = layout.chain
         self._checked: set[str] = set()
         self.captured: dict[str, int] = {}
 
@@ -125,7 +129,7 @@ class ReplayEngine:
         """Replay with nothing perturbed; fall back to whole passes if that differs.
 
         The first time from every block: a connection past a neighbour shows from the blocks between
-        its ends alone. After that once a stack.
+        its ends alone. After that, and in families known to be chains, once a stack.
         """
         for path, blocks in self._stacks.items():
             first: dict[str, str] = {}
@@ -133,7 +137,7 @@ class ReplayEngine:
                 if (block := self.block_of(op)) in blocks:
                     first.setdefault(block, op)
             ops = list(first.values())
-            if path in self._checked:
+            if path in self._checked or self._chain:
                 ops = ops[len(ops) // 2 :][:1]
             for op in ops:
                 if self.whole is None and not torch.equal(self.replay(capture, op), capture.values):
@@ -193,6 +197,30 @@ class ReplayEngine:
         reference, *others = values.float().chunk(times)
         return [capture.values.float() + (other - reference) for other in others]
 
+    @torch.no_grad()
+    def can_share(self, batch: Batch) -> bool:
+        """Whether a replay of two unperturbed slots gives the captured pass in each of them.
+
+        It does not where a block's samples are not along its first dimension.
+        """
+        capture = self.capture(batch)
+        ops = [op for op in capture.before if self.block_of(op) in capture.calls]
+        if self.whole is not None or not ops:
+            return False
+        with ExitStack() as stack:
+            self._skip(stack, capture, ops[-1], times=2)
+            block = self.block_of(ops[-1])
+            assert block is not None
+            self._call_again(stack, capture, block, [lambda: None] * 2, lambda: None)
+            values = self.run(repeated(capture.inputs, 2)).float()
+        expected = capture.values.float()
+        capture.close()
+        if values.shape[0] != 2 * expected.shape[0]:
+            return False
+        return all(
+            bool((half - expected).norm() <= SHARED * expected.norm()) for half in values.chunk(2)
+        )
+
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
         """One forward pass; returns what is read."""
         if self.head is None:
@@ -221,7 +249,9 @@ class ReplayEngine:
         some = slice(None, 32)
         found = logits.flatten(0, -2)[some].float()
         made = self.head.logits(hidden.flatten(0, -2)[some])
-        if found.shape != made.shape or not bool((found - made).norm() <= 0.02 * made.norm()):
+        # What rounding of the logits to their own type allows.
+        near = 0.02 if logits.element_size() == 2 else 1e-3
+        if found.shape != made.shape or not bool((found - made).norm() <= near * made.norm()):
             self.head = None
 
     def _skip(self, stack: ExitStack, capture: Capture, op: str, times: int) -> None:

@@ -55,7 +55,8 @@ def choose_slots(engine: ReplayEngine, batch: Batch, device: torch.device) -> in
         torch.cuda.empty_cache()
         return 1
     fits = extra * MOST_SLOTS / TRIAL <= EXTRA_BYTES
-    return MOST_SLOTS if fits and together < GAIN * TRIAL * alone else 1
+    pays = fits and together < GAIN * TRIAL * alone
+    return MOST_SLOTS if pays and engine.can_share(batch) else 1
 
 
 def _together(

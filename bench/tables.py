@@ -1,0 +1,242 @@
+"""docs/performance.md, from the results of the benches: no figure on that page is typed.
+
+python bench/tables.py --results bench/results --out docs/performance.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HEAD = """# How fast, how much memory, how stable
+
+Made by `bench/tables.py` from `bench/results`; every section names the bench and the result it shows.
+"""
+
+SCANS = {
+    "mse_v2 isolate": "`mse_v2`, base `isolate`",
+    "mse_v2 fallback": "`mse_v2`, base `fallback`",
+    "kl isolate": "`kl`, base `isolate`",
+    "kl fallback": "`kl`, base `fallback`",
+    "visibility": "`visibility`",
+    "sqnr": "`sqnr`",
+    "hawq_v2": "`hawq_v2`, 8 probes on each of 2 batches",
+    "images": "`mse_v2`, base `isolate`, vision too, 16 pictures",
+}
+
+PRODUCTS = ("nvjet", "gemm", "cutlass")
+
+
+def load(results: Path, name: str) -> Any:
+    """A result, or ``None`` where there is none."""
+    path = results / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def full_size(results: Path) -> str:
+    """Scans of the 3B on one GPU."""
+    found, shared = load(results, "scan_full_size"), load(results, "scan_full_size_slots8")
+    parts, floor = found["parts"], found["parts"]["floor"]
+    rows = [
+        [
+            label,
+            str(part["ops"]),
+            f"{part['tokens']:,}",
+            f"{part['seconds']:.1f}",
+            f"{part['peak_gib']:.1f}",
+        ]
+        for key, label in SCANS.items()
+        if "seconds" in (part := parts[key])
+    ]
+    rows += [
+        [
+            f"{SCANS[key]}, `--slots 8`",
+            str(part["ops"]),
+            f"{part['tokens']:,}",
+            f"{part['seconds']:.1f}",
+            f"{part['peak_gib']:.1f}",
+        ]
+        for key in ("mse_v2 fallback", "kl fallback")
+        if (part := shared["parts"][key])
+    ]
+    images = parts["images"]["floor"]
+    few = [parts[f"few tokens, {how}"]["seconds"] for how in ("alone", "together")]
+    return f"""## Qwen2.5-VL-3B at full size
+
+`bench/scan_full_size.py` (`scan_full_size.json`; with `--slots 8` another run, `scan_full_size_slots8.json`), one
+{found["environment"]["device_name"]}, random weights, bfloat16, format `w8a8`, 32 samples of 128 tokens; loading left
+out. The model itself takes {found["model_gib"]:.1f} GiB.
+
+{table(["scan", "ops", "tokens", "seconds", "peak GiB"], rows)}
+
+A forward pass takes {1e3 * floor["forward_s"]:.0f} ms as transformers runs it and {1e3 * floor["faster_forward_s"]:.0f} ms
+with norms, gated MLPs and rotary embeddings in one pass each. Half a plain pass for each of the 252 ops is
+{floor["half_forwards_s"]:.1f} s, replaying every op without perturbing anything {floor["unperturbed_replays_s"]:.1f} s; what a
+scan takes beyond that is quantizing, comparing and the checks before it begins. Base `fallback` quantizes every op it
+passes, and the launching of its kernels is what takes longest there: eight slots a replay take less time and more
+memory, and are used by themselves only where they fit into 4 GiB. With the 16 pictures
+({parts["images"]["patches"]:,} patches) a pass takes {1e3 * images["forward_s"]:.0f} ms as transformers runs it, which
+attends to window after window, and {1e3 * images["faster_forward_s"]:.0f} ms here.
+
+With few tokens (1 sample of 64) launching is all there is: {few[0]:.1f} s for 252 ops one by one, {few[1]:.1f} s with
+seven ops a replay.
+"""
+
+
+def profile(results: Path) -> str:
+    """Where a replay's device time went before layers were fused."""
+    found = load(results, "scan_full_size_before_fusing")["parts"]["kernels isolate"]["top"]
+    products = sum(k["share"] for k in found if any(word in k["kernel"] for word in PRODUCTS))
+    others = sum(k["share"] for k in found) - products
+    return f"""### Where the time went before layers were fused
+
+From the profiler (`scan_full_size_before_fusing.json`, `kernels isolate`: replays of seven ops with `mse_v2` and `kl`, the
+comparison still in separate kernels): of the device time of the 18 largest kernels, which is
+{products + others:.0%} of all, {products / (products + others):.0%} was matrix products and
+{others / (products + others):.0%} element-wise passes over memory. That is why norms, gated MLPs, rotary embeddings,
+fake quantization and the KL sum became kernels of one pass each. The profile was not taken again afterwards.
+"""
+
+
+def against_inc(results: Path) -> str:
+    """INC's own loop on the same model and machine."""
+    found = load(results, "scan")
+    if found is None:
+        return ""
+    rows = [
+        [
+            str(run["ops"]),
+            f"{run['inc']['seconds']:.0f}",
+            f"{run['ours']['seconds']:.2f}",
+            f"{run['ratio']:.0f}",
+        ]
+        for run in found["runs"]
+    ]
+    return f"""## Against INC 3.7's MSE_V2
+
+`bench/scan.py` (`scan.json`), a random Qwen2 of hidden size {found["hidden"]}, {found["samples"][0]} samples of
+{found["samples"][1]} tokens, CPU ({found["machine"]["cpu"]}, {found["machine"]["cores"]} cores), base `fallback`, format `inc`:
+
+{table(["ops", "INC, s", "quantspectrum, s", "times faster"], rows)}
+
+INC converts the whole model again for each op, so that its time grows with the square of their number.
+"""
+
+
+def against_modelopt(results: Path) -> str:
+    """ModelOpt's auto_quantize scores on the same model and machine."""
+    found = load(results, "scan_modelopt")
+    if found is None:
+        return ""
+    rows = [
+        [
+            f"`{run['method']}` / `{run['metric']}`",
+            str(run["groups"]),
+            f"{run['modelopt']['seconds']:.0f}",
+            str(run["ops"]),
+            f"{run['ours']['seconds']:.0f}",
+            f"{run['ratio']:.1f}",
+            f"{run['spearman']:.3f}",
+        ]
+        for run in found["runs"]
+    ]
+    head = ["ModelOpt / ours", "groups", "s", "ops", "s", "times faster", "Spearman over groups"]
+    return f"""## Against ModelOpt's auto_quantize
+
+`bench/scan_modelopt.py` (`scan_modelopt.json`), SmolLM2-135M-Instruct, {found["samples"][0]} samples of {found["samples"][1]}
+tokens, CPU, static W8A8, while other work ran on the machine (load averages are in the result). ModelOpt scores groups of
+ops, ours scores each op:
+
+{table(head, rows)}
+"""
+
+
+def growth(results: Path) -> str:
+    """Time and memory against ops and tokens."""
+    found = load(results, "growth")
+    if found is None:
+        return ""
+    rows = [
+        [
+            str(p["ops"]),
+            f"{p['tokens']:,}",
+            f"{p['seconds']:.2f}",
+            f"{p['seconds'] / p['forward_s'] / p['ops']:.2f}",
+            f"{p['peak_rss_bytes'] / 2**20:.0f}",
+        ]
+        for p in (*found["ops"], *found["tokens"])
+    ]
+    head = ["ops", "tokens", "seconds", "forward passes an op", "peak resident MiB"]
+    return f"""## Growth
+
+`bench/growth.py` (`growth.json`), a random Llama of hidden size 256 on the CPU, `mse_v2`, base `isolate`. With more ops
+there are more layers too, so that both the number of replays and the length of each grow.
+
+{table(head, rows)}
+
+![Time against ops and tokens, memory against ops](images/growth.png)
+"""
+
+
+def stability(results: Path) -> str:
+    """Rank correlation between numbers of samples."""
+    found = load(results, "rank_stability")
+    if found is None:
+        return ""
+    pairs = sorted(next(iter(found["between_samples"].values())))
+    rows = [
+        [f"`{metric}`", *(f"{values[pair]:.3f}" for pair in pairs)]
+        for metric, values in found["between_samples"].items()
+        if set(pairs) <= values.keys()
+    ]
+    agree = ", ".join(
+        f"{pair.replace(' vs ', ' and ')} {value:.3f}"
+        for pair, value in found["between_metrics"].items()
+        if pair.startswith("kl ") and value is not None
+    )
+    told = f"Agreement of metrics on the largest set (Spearman): {agree}.\n" if agree else ""
+    return f"""## How many samples
+
+`bench/rank_stability.py` (`rank_stability.json`), {found["model"]["id"]}, {found["ops"]} ops, format `{found["format"]}`,
+samples of at most {found["max_length"]} tokens; Spearman's rank correlation of the scores between sets of samples, the
+smaller inside the larger:
+
+{table(["metric", *(f"{pair} samples" for pair in pairs)], rows)}
+
+{told}"""
+
+
+SECTIONS: tuple[Callable[[Path], str], ...] = (
+    full_size,
+    profile,
+    against_inc,
+    against_modelopt,
+    growth,
+    stability,
+)
+
+
+def page(results: Path) -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *(text for section in SECTIONS if (text := section(results)))])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.write_text(page(args.results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""docs/performance.md says what the results of the benches say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "bench" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_made_from_the_results(tables: ModuleType) -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert page == tables.page(ROOT / "bench" / "results")
+
+
+def test_another_result_makes_another_page(tables: ModuleType, tmp_path: Path) -> None:
+    for file in (ROOT / "bench" / "results").glob("*.json"):
+        (tmp_path / file.name).write_text(file.read_text())
+    changed = json.loads((tmp_path / "scan_full_size.json").read_text())
+    changed["parts"]["sqnr"]["seconds"] = 77.7
+    (tmp_path / "scan_full_size.json").write_text(json.dumps(changed))
+    assert "| 77.7 |" in tables.page(tmp_path)
