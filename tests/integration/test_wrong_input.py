@@ -130,7 +130,13 @@ def test_unknown_device(fails, tmp_path: Path) -> None:
 
 
 def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["run"], ["no-such-command"], ["run", "x", "--out", "y", "--samples", "0"]):
+    given = ["run", "x", "--out", "y"]
+    for arguments in (
+        ["run"],
+        ["no-such-command"],
+        [*given, "--samples", "0"],
+        [*given, "--rescore", "-1"],
+    ):
         with pytest.raises(SystemExit) as exit_:
             main(arguments)
         assert exit_.value.code == 2
