@@ -27,6 +27,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model, pick_device
 from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
 from quantspectrum.report import Comparison, write_report
+from quantspectrum.sensitivity import check_metrics
 from quantspectrum.spectrum.build import DEFAULT_CUTS, parse_cuts
 
 __all__ = ["Run", "RunRequest", "Stopped", "demo_request"]
@@ -117,8 +118,11 @@ class Run:
         """Start a run, or take up the one that is there.
 
         Raises:
-            UserError: The directory holds a run that was asked something else, or other things.
+            UserError: The directory holds a run that was asked something else, or other things, or
+                a metric knows no such base.
         """
+        for base in request.base:
+            check_metrics(request.scoring.metric, base)
         self._dir = directory
         self._request = request
         self._progress = progress

@@ -232,3 +232,15 @@ def test_a_run_says_first_of_all_that_it_covers_a_part(
     first = captured.err.splitlines()[0]
     assert first.startswith("quantspectrum: INCOMPLETE: native:mse_v2, 14 of 28 ops scored, 12 sk")
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_run_refuses_a_metric_without_the_base_before_it_begins(
+    folder: Path, tmp_path: Path, capsys
+) -> None:
+    where = ["run", str(folder / "llama"), "--out", str(tmp_path / "run"), "--quiet"]
+    bases = ["--base", "isolate", "--base", "fallback", "--metric", "visibility"]
+    assert main([*where, *bases, "--data", f"text:{folder / 'text.txt'}"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "visibility looks at each op by itself; use --base isolate" in told
+    assert not (tmp_path / "run").exists()

@@ -171,3 +171,12 @@ def test_limits_of_a_metric_that_knows_none_are_refused(llama: nn.Module) -> Non
     for more in ({"max_ops": 3}, {"time_budget": 1.0}, {"attribute": True}):
         with pytest.raises(UserError, match="sqnr measures all ops at once; limits and --attrib"):
             score(llama, metrics=("sqnr",), **more)
+
+
+def test_a_second_ranking_measures_no_more_than_the_first(llama: nn.Module) -> None:
+    first = by_kind(score(llama, base="fallback", max_ops=5), "measured")
+    report = score(llama, base="fallback", max_ops=5, rescore=1)
+    assert report.rescored is not None
+    again = {op.name for op in report.rescored.ops}
+    assert again
+    assert again == set(first) - set(report.rescored.restored)

@@ -58,6 +58,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
     """``trace`` of each op, one estimate a probe, with ``params`` and ``weight_error``."""
     with sdpa_kernel(SDPBackend.MATH):
         capture = context.engine.capture(batch)
+        context.engine.check(capture)
         found: dict[str, dict[str, list[float]]] = {}
         for number, group in enumerate(_groups(context, capture)):
             seed = (context.seed * 1_000_003 + index) * 10_007 + number

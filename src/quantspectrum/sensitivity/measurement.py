@@ -235,10 +235,16 @@ class Measurement:
         ranked = rank(self.ops, self._collected(request.measured()[0], fmt, None).summaries)
         self._restored = most_sensitive(ranked, request.rescore)
         rest = [name for name in self._names if name not in self._restored]
-        if rest:
+        if again := self._ranked_again():
+            # All but the restored ops stay quantized, those too that a limit leaves unmeasured.
             plans = {fmt: {name: self._plans[fmt][name] for name in rest}}
-            self._scan(rest, plans, prefix=RESCORED).run(request.selection)
+            self._scan(again, plans, prefix=RESCORED).run(request.selection)
         self._seconds["rescore"] = time.monotonic() - start
+
+    def _ranked_again(self) -> list[str]:
+        """Ops of the second ranking: what was measured, less what is restored."""
+        measured = set(self._order) - set(self._restored)
+        return [name for name in self._names if name in measured]
 
     def _collected(
         self, metric: MeasuredMetric, fmt: str, stopped_by: str | None, part: str = "both"
@@ -292,7 +298,7 @@ class Measurement:
         wanted = [made.NAME for made in first] == [metric] and fmt == request.formats[0].name
         if not self._restored or not wanted:
             return None
-        rest = [name for name in self._names if name not in self._restored]
+        rest = self._ranked_again()
         count = len(request.selection)
         keys = [journal_key(op, fmt, "both", RESCORED) for op in rest]
         if not all((i, key) in self._journal for i in range(count) for key in keys):
