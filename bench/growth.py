@@ -3,7 +3,8 @@
     python bench/growth.py --out bench/results/growth.json
 
 A Llama of random weights, hidden size 256, in float32; every point is a process of its own, so that its
-peak memory is its own. `mse_v2`, base `isolate`, format `w8a8`.
+peak memory is its own. `mse_v2`, base `isolate`, format `w8a8`. Ops are spread evenly over one model of 16
+layers; tokens grow with the number of samples.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,22 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantspectrum.models import adapter_for
 from quantspectrum.models.loading import Loaded, ModelSpec
+from quantspectrum.models.ops import list_ops
 from quantspectrum.provenance import describe_model
 
-LAYERS = (2, 4, 8, 16)
+LAYERS = 16
+OPS = (14, 28, 56, 112)
 SAMPLES = (2, 4, 8, 16)
-DEFAULT_LAYERS, DEFAULT_SAMPLES, TOKENS = 8, 8, 64
+DEFAULT_OPS, DEFAULT_SAMPLES, TOKENS = 28, 8, 64
 
 
-def point(layers: int, samples: int) -> dict[str, Any]:
+def point(ops: int, samples: int) -> dict[str, Any]:
     """One scan: ops, tokens, seconds of scoring and of a forward pass, peak resident memory."""
     config = LlamaConfig(
         vocab_size=4096,
         hidden_size=256,
         intermediate_size=1024,
-        num_hidden_layers=layers,
+        num_hidden_layers=LAYERS,
         num_attention_heads=8,
         num_key_value_heads=4,
         tie_word_embeddings=False,
@@ -58,8 +62,16 @@ def point(layers: int, samples: int) -> dict[str, Any]:
     )
     ids = torch.randint(0, 4096, (samples, TOKENS), generator=torch.Generator().manual_seed(1))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    table = list_ops(model, loaded.layout)
+    every = len(table.candidates) // ops
     report, timing = timed_scores(
-        loaded, text_batch(ids), fmt="w8a8", metric="mse_v2", base="isolate", repeats=3
+        loaded,
+        text_batch(ids),
+        fmt="w8a8",
+        metric="mse_v2",
+        base="isolate",
+        repeats=3,
+        table=replace(table, candidates=table.candidates[::every]),
     )
     with torch.no_grad():
         start = time.perf_counter()
@@ -88,8 +100,8 @@ def main() -> None:
         print(json.dumps(point(*args.point)))
         return
 
-    def measured(layers: int, samples: int) -> Any:
-        command = [sys.executable, __file__, "--point", str(layers), str(samples)]
+    def measured(ops: int, samples: int) -> Any:
+        command = [sys.executable, __file__, "--point", str(ops), str(samples)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         print(found["ops"], found["tokens"], f"{found['seconds']:.2f} s", flush=True)
@@ -98,8 +110,8 @@ def main() -> None:
     result = {
         "bench": "growth",
         "machine": machine(),
-        "ops": [measured(layers, DEFAULT_SAMPLES) for layers in LAYERS],
-        "tokens": [measured(DEFAULT_LAYERS, samples) for samples in SAMPLES],
+        "ops": [measured(ops, DEFAULT_SAMPLES) for ops in OPS],
+        "tokens": [measured(DEFAULT_OPS, samples) for samples in SAMPLES],
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")

@@ -21,7 +21,7 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.formats import preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.loading import Loaded
-from quantspectrum.models.ops import list_ops
+from quantspectrum.models.ops import OpTable, list_ops
 
 __all__ = ["machine", "run_inc", "run_worker", "text_batch", "timed_scores"]
 
@@ -74,7 +74,14 @@ def text_batch(ids: Tensor) -> Batch:
 
 
 def timed_scores(
-    loaded: Loaded, batch: Batch, *, fmt: str, metric: str, base: Any, repeats: int
+    loaded: Loaded,
+    batch: Batch,
+    *,
+    fmt: str,
+    metric: str,
+    base: Any,
+    repeats: int,
+    table: OpTable | None = None,
 ) -> tuple[SensitivityReport, dict[str, Any]]:
     """Score all ops, ranges calibrated on the same batch; the report and how long it took."""
     request = NativeRequest(
@@ -90,7 +97,7 @@ def timed_scores(
         ),
         seed=0,
     )
-    table = list_ops(loaded.model, loaded.layout)
+    table = table or list_ops(loaded.model, loaded.layout)
     before, seconds = os.getloadavg(), []
     for _ in range(repeats):
         start = time.perf_counter()

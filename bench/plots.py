@@ -1,4 +1,4 @@
-"""Figures of docs/performance.md from the results of bench/scan_full_size.py and bench/scan.py.
+"""Figures of docs/performance.md from the results of bench/scan_full_size.py and bench/growth.py.
 
 pip install -c constraints.txt '.[bench]'
 python bench/plots.py --results bench/results --out docs/images
@@ -20,26 +20,21 @@ INK, BLUE, ORANGE = "#222222", "#0072B2", "#D55E00"
 
 
 def growth(result: dict[str, Any], out: Path) -> None:
-    """Time against tokens and ops, memory against ops, of the full-size scan."""
-    parts = result["parts"]["growth"]
+    """Time against tokens and ops, memory against ops, on the CPU."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), constrained_layout=True)
+    ops, tokens = result["ops"], result["tokens"]
     lines = (
-        (axes[0], parts["tokens"], "tokens", "seconds", "tokens of a scan of 252 ops", "seconds"),
-        (axes[1], parts["ops"], "ops", "seconds", "ops, 4,096 tokens", "seconds"),
-        (axes[2], parts["ops"], "ops", "peak_gib", "ops, 4,096 tokens", "peak device memory (GiB)"),
+        (axes[0], ops, "ops", "seconds", 1, f"ops, {ops[0]['tokens']} tokens", "seconds"),
+        (axes[1], tokens, "tokens", "seconds", 1, f"tokens, {tokens[0]['ops']} ops", "seconds"),
+        (axes[2], ops, "ops", "peak_rss_bytes", 2**20, "ops", "peak resident memory (MiB)"),
     )
-    for axis, points, x, y, across, up in lines:
-        axis.plot([p[x] for p in points], [p[y] for p in points], "o-", color=BLUE)
+    for axis, points, x, y, unit, across, up in lines:
+        axis.plot([p[x] for p in points], [p[y] / unit for p in points], "o-", color=BLUE)
         axis.set_xlabel(across)
         axis.set_ylabel(up)
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes[2].axhline(result["model_gib"], color=ORANGE, linestyle="--", label="the model itself")
-    axes[2].legend(frameon=False, loc="lower right")
-    figure.suptitle(
-        f"mse_v2, base isolate, Qwen2.5-VL-3B, {result['environment']['device_name']}", color=INK
-    )
     figure.savefig(out / "growth.png", dpi=110)
 
 
@@ -76,8 +71,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     result = json.loads((args.results / "scan_full_size.json").read_text())
-    growth(result, args.out)
     scans(result, args.out)
+    growth(json.loads((args.results / "growth.json").read_text()), args.out)
 
 
 if __name__ == "__main__":

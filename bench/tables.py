@@ -178,8 +178,8 @@ def growth(results: Path) -> str:
     head = ["ops", "tokens", "seconds", "forward passes an op", "peak resident MiB"]
     return f"""## Growth
 
-`bench/growth.py` (`growth.json`), a random Llama of hidden size 256 on the CPU, `mse_v2`, base `isolate`. With more ops
-there are more layers too, so that both the number of replays and the length of each grow.
+`bench/growth.py` (`growth.json`), a random Llama of 16 layers and hidden size 256 on the CPU, `mse_v2`, base `isolate`;
+ops are spread evenly over the layers. Peak memory includes Python, torch and the model.
 
 {table(head, rows)}
 
