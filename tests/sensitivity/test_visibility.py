@@ -27,6 +27,37 @@ from sensitivity.engine_cases import CPU, TOY, TOY_BATCH, TOY_OPS, Toy
 SEED = 7
 
 
+@pytest.fixture(autouse=True, params=[0, 2**40], ids=["computed again", "kept"])
+def free_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Without free memory blocks are computed again in the backward pass, with it they are not."""
+    monkeypatch.setattr(visibility, "default_limit", lambda _device: request.param)
+    found: int = request.param
+    return found
+
+
+def test_blocks_are_computed_again_where_memory_is_short(free_memory: int) -> None:
+    model, runs = models_tiny.causal_lm("llama"), [0]
+    handle = model.model.layers[0].self_attn.register_forward_hook(
+        lambda *_args: runs.__setitem__(0, runs[0] + 1)
+    )
+    loaded = models_tiny.loaded(model)
+    ops = [op.name for op in list_ops(model, loaded.layout).candidates]
+    engine = ReplayEngine(model, loaded.layout, ops, CPU)
+    context = PassContext(
+        model=model,
+        engine=engine,
+        layout=loaded.layout,
+        plans=dict.fromkeys(ops, OpPlan(format=preset("w8a8"))),
+        device=CPU,
+        seed=SEED,
+    )
+    engine.check_head(TEXT[0].inputs)
+    runs[0] = 0
+    visibility.collect(context, TEXT[0], 0)
+    handle.remove()
+    assert runs[0] == (2 if free_memory == 0 else 1)
+
+
 class Watched:
     """Inputs and outputs of ops in one forward pass, part of the graph."""
 

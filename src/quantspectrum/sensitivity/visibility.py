@@ -14,14 +14,14 @@ with *n* scored tokens, in nats per token, and the score its mean over samples: 
 ``raw["elementwise"]`` has :math:`\frac{1}{2n} \sum_t \|g_t \odot e_t\|^2`, which leaves out products
 between features too: what ModelOpt's ``auto_quantize(method="gradient")`` sums.
 
-Cost: one forward pass, and one backward pass with every block's forward computed again, so that
-memory holds one block's activations; the error itself is two more products an op. Weights get no
-gradients.
+Cost: one forward and one backward pass; the error itself is two more products an op. Weights get no
+gradients. Where the activations of all blocks would take more than a quarter of the free memory,
+every block's forward is computed again in the backward pass, so that memory holds one block's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,6 +35,7 @@ from quantspectrum.patching import replaced_attribute, replaced_forward
 from quantspectrum.sensitivity.metric import PassContext, PerSample, Summary, finite, summary
 from quantspectrum.sensitivity.outputs import Reference, Rows, check_finite, product
 from quantspectrum.sensitivity.samples import SampleSums
+from quantspectrum.sensitivity.store import default_limit
 from quantspectrum.simulation import OpPlan, op_error
 
 __all__ = ["NAME", "absent", "collect", "score"]
@@ -65,7 +66,7 @@ def collect(context: PassContext, batch: Batch, index: int) -> dict[str, dict[st
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         anchor = _put_probes(stack, context, seen, ran)
-        for name in context.engine.blocks():
+        for name in context.engine.blocks() if _is_large(context, inputs) else ():
             block = context.model.get_submodule(name)
             stack.enter_context(replaced_forward(block, _recomputed(block.forward)))
         values = context.engine.run(inputs)
@@ -151,6 +152,21 @@ def _probed(
         return _Probe.apply(own(x), x.detach(), anchor.to(x.device), tell)
 
     return forward
+
+
+def _is_large(context: PassContext, inputs: Mapping[str, Tensor]) -> bool:
+    """Whether the activations that a backward pass keeps should not all be kept at once.
+
+    Estimated as twice every op's input and output on as many rows as the largest input has.
+    """
+    rows = max(
+        x.shape[0] if x.is_floating_point() or x.ndim < 2 else x.shape[0] * x.shape[1]
+        for x in inputs.values()
+    )
+    weights = [context.model.get_parameter(f"{name}.weight") for name in context.plans]
+    width = sum(weight.shape[0] + weight[0].numel() for weight in weights)
+    size = 2 * rows * width * max(weight.element_size() for weight in weights)
+    return size > default_limit(context.device) // 2
 
 
 def _recomputed(own: Callable[..., Any]) -> Callable[..., Any]:
