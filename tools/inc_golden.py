@@ -19,7 +19,7 @@ from peers import run_inc  # noqa: E402
 
 from oracles.inc_models import CASES, fingerprint, make_batch, make_model  # noqa: E402
 
-KEPT = ("tool", "versions", "observer", "engine", "reduce_range")
+KEPT = ("tool", "versions", "observer", "engine", "reduce_range", "order")
 
 
 def main() -> None:

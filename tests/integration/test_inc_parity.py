@@ -54,7 +54,8 @@ def test_every_op_has_incs_number(both: tuple[dict[str, float], dict[str, Any]])
 def test_the_order_is_incs(both: tuple[dict[str, float], dict[str, Any]]) -> None:
     ours, golden = both
     theirs: dict[str, float] = golden["residual_sse"]
-    ranked = sorted(theirs, key=theirs.__getitem__)
+    ranked: list[str] = golden["order"]
+    assert ranked == sorted(theirs, key=theirs.__getitem__)
     pairs = [
         (low, high)
         for low, high in itertools.combinations(ranked, 2)
