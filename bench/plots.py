@@ -33,7 +33,7 @@ def growth(result: dict[str, Any], out: Path) -> None:
         axis.set_xlabel(across)
         axis.set_ylabel(up)
         axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * max(p[y] / unit for p in points))
         axis.grid(alpha=0.3)
     figure.savefig(out / "growth.png", dpi=110)
 
@@ -59,6 +59,7 @@ def scans(result: dict[str, Any], out: Path) -> None:
     floor = result["parts"]["floor"]["half_forwards_s"]
     axis.axvline(floor, color=ORANGE, linestyle="--", label="half a plain forward pass an op")
     axis.invert_yaxis()
+    axis.margins(x=0.12)
     axis.set_xlabel("seconds")
     axis.legend(frameon=False)
     figure.savefig(out / "scans.png", dpi=110)
