@@ -15,6 +15,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.models.devices import offload_to_cpu
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.placement import is_offloaded
+from quantspectrum.sensitivity import visibility
 from scans import BASES, MIXED, Base, score, score_all, scores
 from sensitivity.engine_cases import CPU
 
@@ -36,6 +37,16 @@ def test_scores_are_those_of_the_model_in_memory(family: str, metric: str) -> No
     report = score(offloaded(models_tiny.causal_lm(family)), metrics=(metric,))
     assert report.complete
     assert scores(report) == pytest.approx(scores(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_gradients_pass_whether_blocks_are_computed_again_or_not(
+    monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(visibility, "_is_large", lambda *_args: large)
+    expected = score(models_tiny.causal_lm(), metrics=("visibility",))
+    found = score(offloaded(models_tiny.causal_lm()), metrics=("visibility",))
+    assert scores(found) == pytest.approx(scores(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("base", BASES)

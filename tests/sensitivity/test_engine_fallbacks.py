@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import models_tiny
 from quantspectrum.patching import replaced_forward
-from quantspectrum.sensitivity.engine import ReplayEngine
+from quantspectrum.sensitivity.engine import Capture, ReplayEngine
 from quantspectrum.simulation import Simulation
 from scans import BASES, Base
 from sensitivity.engine_cases import (
@@ -106,6 +106,27 @@ def test_the_check_is_what_finds_it() -> None:
     engine.check(capture)
     assert engine.whole is not None
     assert torch.equal(engine.replay(capture, "layers.1.0"), capture.values)
+
+
+@pytest.mark.parametrize(("chain", "first"), [(False, 6), (True, 1)])
+def test_every_block_is_tried_once_unless_the_family_is_known(
+    monkeypatch: pytest.MonkeyPatch, chain: bool, first: int
+) -> None:
+    tried: list[str] = []
+    own = ReplayEngine.replay
+
+    def noting(self: ReplayEngine, capture: Capture, op: str) -> Tensor:
+        tried.append(op)
+        return own(self, capture, op)
+
+    monkeypatch.setattr(ReplayEngine, "replay", noting)
+    engine = ReplayEngine(Toy(), replace(TOY, chain=chain), TOY_OPS, CPU)
+    capture = engine.capture(TOY_BATCH)
+    engine.check(capture)
+    assert len(tried) == len(set(tried)) == first
+    engine.check(capture)
+    assert tried[first:] == ["layers.3.0"]
+    assert engine.whole is None
 
 
 @pytest.mark.parametrize("model", [Toy(scale=3.0), Toy(cap=0.5)], ids=["multiplied", "soft-capped"])
