@@ -328,3 +328,26 @@ def test_a_static_range_clips_what_is_beyond_it() -> None:
     how = OpPlan(format=preset("w8a8-static"), input_range=(-1.0, 1.0))
     found = serving_input_quantizer(how)(torch.tensor([-50.0, 50.0]))
     assert found.tolist() == pytest.approx([-128 * 2 / 255, 127 * 2 / 255])
+
+
+def test_ops_with_one_input_quantize_it_each_in_its_own_way(llama: nn.Module) -> None:
+    """What was made last of an input serves the next op only where it asks for the same."""
+    names = [f"model.layers.0.self_attn.{name}_proj" for name in "qkv"]
+    ops = [llama.get_submodule(name) for name in names]
+    plans = [
+        OpPlan(format=preset("w8a8-static"), input_range=(-0.1, 0.1)),
+        OpPlan(format=preset("w8a8-static"), input_range=(-2.0, 2.0)),
+        DYNAMIC,
+    ]
+    x = random(2, 64)
+    alone = []
+    with torch.inference_mode():
+        for name, op, plan in zip(names, ops, plans, strict=True):
+            with Simulation(llama, {name: plan}) as simulation:
+                simulation.activate_all()
+                alone.append(op(x))
+        with Simulation(llama, dict(zip(names, plans, strict=True))) as simulation:
+            simulation.activate_all()
+            together = [op(x) for op in ops]
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)

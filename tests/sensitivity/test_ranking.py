@@ -168,6 +168,17 @@ def test_a_batch_that_does_not_run_an_op_gains_nothing_from_restoring_it() -> No
     assert score.raw["residual_sse"] == 7 + 8 + 3
 
 
+def test_so_it_is_where_pictures_come_first() -> None:
+    """What stands in for the batch is of that batch, whichever it is."""
+    journal = journal_of(
+        reference(0, 10), (0, EVERYTHING, {"sse": [9]}), sse(0, "a", 3),
+        reference(1, 10, 10), (1, EVERYTHING, {"sse": [7, 8]}), unreached(1, "a", 2),
+    )  # fmt: skip
+    (score,), _ = rank_ops([A], journal, "fallback", 2, {}, None)
+    assert score.score == pytest.approx(0.2)
+    assert score.raw["residual_sse"] == 3 + 7 + 8
+
+
 @given(
     values=st.lists(
         st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=5
