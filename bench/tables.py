@@ -84,8 +84,8 @@ A forward pass takes {1e3 * floor["forward_s"]:.0f} ms as transformers runs it a
 with norms, gated MLPs and rotary embeddings in one pass each. Half a plain pass for each of the 252 ops is
 {floor["half_forwards_s"]:.1f} s, replaying every op without perturbing anything {floor["unperturbed_replays_s"]:.1f} s; what a
 scan takes beyond that is quantizing, comparing and the checks before it begins. Base `fallback` quantizes every op it
-passes, and the launching of its kernels is what takes longest there: eight slots a replay take less time and more
-memory, and are used by themselves only where they fit into 4 GiB. With the 16 pictures
+passes; eight slots a replay, with fewer kernels to launch for each op, take less time there and more memory, and are used
+by themselves only where they fit into 4 GiB. With the 16 pictures
 ({parts["images"]["patches"]:,} patches) a pass takes {1e3 * images["forward_s"]:.0f} ms as transformers runs it, which
 attends to window after window, and {1e3 * images["faster_forward_s"]:.0f} ms here.
 

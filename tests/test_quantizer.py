@@ -94,7 +94,7 @@ def test_values_on_the_grid_survive_exactly(
     zero = 0 if scheme.symmetric else max(scheme.qmin, min(scheme.qmax, zero_point))
     codes = torch.arange(scheme.qmin, scheme.qmax + 1, dtype=torch.int8)
     parameters = torch.tensor(scale), torch.tensor(float(zero))
-    x = dequantize(codes, *parameters, torch.float32)
+    x = dequantize(codes, *parameters, scheme, torch.float32)
     assert torch.equal(quantize(x, *parameters, scheme), codes)
     assert torch.equal(fake_quantize(x, *parameters, scheme), x)
 
@@ -131,7 +131,7 @@ def test_fake_quantization_is_a_round_trip(x: Tensor, scheme: TensorScheme) -> N
     assert codes.dtype == torch.int8
     assert scheme.qmin <= int(codes.min()) <= int(codes.max()) <= scheme.qmax
     # Adding 0 makes -0 and 0 the same.
-    found = dequantize(codes, *parameters, torch.float32)
+    found = dequantize(codes, *parameters, scheme, torch.float32)
     assert torch.equal(found + 0, fake_quantize(x, *parameters, scheme) + 0)
 
 

@@ -222,4 +222,4 @@ def test_compressed_tensors_reads_our_codes_as_the_same_weight(dtype: torch.dtyp
     scale, zero_point = weight_qparams(weight, scheme)
     codes = quantize(weight, scale, zero_point, scheme)
     theirs: Any = their_dequantize(codes, scale.to(dtype), args=arguments(scheme))
-    assert torch.equal(dequantize(codes, scale, zero_point, dtype), theirs)
+    assert torch.equal(dequantize(codes, scale, zero_point, scheme, dtype), theirs)

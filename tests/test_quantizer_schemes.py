@@ -108,7 +108,7 @@ def test_float_fake_quantization_is_a_round_trip_and_idempotent(x: Tensor) -> No
     once = fake_quantize(x, *parameters, FLOAT8_CHANNEL)
     codes = quantize(x, *parameters, FLOAT8_CHANNEL)
     assert codes.element_size() == 1
-    assert torch.equal(dequantize(codes, *parameters, torch.float32), once)
+    assert torch.equal(dequantize(codes, *parameters, FLOAT8_CHANNEL, torch.float32), once)
     assert torch.equal(fake_quantize(once, *parameters, FLOAT8_CHANNEL), once)
 
 
@@ -148,7 +148,7 @@ def test_fake_quantization_in_groups_is_a_round_trip_and_idempotent(
     codes = quantize(x, *parameters, scheme)
     assert codes.shape == once.shape == x.shape
     assert codes.element_size() == 1
-    assert torch.equal(dequantize(codes, *parameters, torch.float32, scheme) + 0, once + 0)
+    assert torch.equal(dequantize(codes, *parameters, scheme, torch.float32) + 0, once + 0)
     assert torch.equal(fake_quantize(once, *parameters, scheme), once)
 
 
@@ -169,7 +169,7 @@ def test_groups_of_a_convolution_run_along_its_flattened_inputs() -> None:
     flat = fake_quantize(weight.flatten(1), scale, zero_point, scheme)
     assert torch.equal(found, flat.reshape(weight.shape))
     codes = quantize(weight, scale, zero_point, scheme)
-    assert torch.equal(dequantize(codes, scale, zero_point, torch.float32, scheme) + 0, found + 0)
+    assert torch.equal(dequantize(codes, scale, zero_point, scheme, torch.float32) + 0, found + 0)
 
 
 def test_a_group_as_long_as_the_row_is_the_channel() -> None:
@@ -192,7 +192,7 @@ def test_a_fake_quantized_weight_is_what_its_codes_stand_for(
     before = weight.clone()
     parameters = weight_qparams(weight, fmt.weight, scale_dtype)
     codes = quantize(weight, *parameters, fmt.weight)
-    expected = dequantize(codes, *parameters, dtype, fmt.weight)
+    expected = dequantize(codes, *parameters, fmt.weight, dtype)
     found = fake_quantize_weight(weight, fmt.weight, scale_dtype)
     assert found.dtype == dtype
     assert torch.equal(found + 0, expected + 0)

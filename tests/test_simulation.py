@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models_tiny
-from quantspectrum.formats import Format, TensorScheme, preset
+from quantspectrum.formats import PRESETS, Format, TensorScheme, preset
 from quantspectrum.quantizer import input_qparams
 from quantspectrum.simulation import InputQuantizer, OpPlan, Simulation, serving_input_quantizer
 
@@ -351,3 +351,17 @@ def test_ops_with_one_input_quantize_it_each_in_its_own_way(llama: nn.Module) ->
             together = [op(x) for op in ops]
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if not preset(n).needs_calibration])
+@pytest.mark.parametrize("inputs", [256, 200])
+def test_kept_codes_give_the_same_numbers(name: str, inputs: int) -> None:
+    """Also with several groups a channel, and a smaller last one."""
+    op, x = nn.Linear(inputs, 8), random(3, inputs)
+    model = Holder(op)
+    found = []
+    for room in (0, op.weight.numel()):
+        with torch.no_grad(), Simulation(model, {"op": plan(name)}, cache_bytes=room) as simulation:
+            simulation.activate_all()
+            found += [op(x), op(x)]
+    assert all(torch.equal(y, found[0]) for y in found)

@@ -119,12 +119,12 @@ def dequantize(
     codes: Tensor,
     scale: Tensor,
     zero_point: Tensor,
+    scheme: TensorScheme,
     dtype: torch.dtype,
-    scheme: TensorScheme | None = None,
 ) -> Tensor:
-    """The values the codes stand for; ``scheme`` is needed where they have scales in groups."""
+    """The values that codes made with ``scheme`` stand for, in their shape."""
     values = codes.float()
-    if scheme is None or scheme.granularity != "group":
+    if scheme.granularity != "group":
         return ((values - zero_point) * scale).to(dtype)
     grouped = _to_groups(values, scheme)
     return _from_groups((grouped - zero_point[..., None]) * scale[..., None], codes).to(dtype)

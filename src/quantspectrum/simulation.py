@@ -109,7 +109,7 @@ class _WeightCodes:
             scale, zero_point = weight_qparams(weight, scheme, plan.scale_dtype)
             kept = quantize(weight, scale, zero_point, scheme), scale, zero_point
             self._kept[name] = kept
-        return dequantize(*kept, weight.dtype)
+        return dequantize(*kept, scheme, weight.dtype)
 
     def integers(self, name: str, weight: Tensor, plan: OpPlan) -> tuple[Tensor, Tensor]:
         """Codes and scales of the weight of an op that computes in integers."""

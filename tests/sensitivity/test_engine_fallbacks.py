@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import models_tiny
 from quantspectrum.patching import replaced_forward
-from quantspectrum.sensitivity.engine import Capture, ReplayEngine
+from quantspectrum.sensitivity.capture import Capture
+from quantspectrum.sensitivity.engine import ReplayEngine
 from quantspectrum.simulation import Simulation
 from scans import BASES, Base
 from sensitivity.engine_cases import (

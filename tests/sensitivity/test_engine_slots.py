@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import models_tiny
 from quantspectrum.data.encode import Batch
 from quantspectrum.sensitivity import slots
-from quantspectrum.sensitivity.engine import ReplayEngine, joined, repeated
+from quantspectrum.sensitivity.capture import joined, repeated
+from quantspectrum.sensitivity.engine import ReplayEngine
 from quantspectrum.simulation import Simulation
 from scans import BASES, MIXED, Base, score
 from sensitivity.engine_cases import (

@@ -13,7 +13,8 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
 from quantspectrum.sensitivity import mse_v2
-from quantspectrum.sensitivity.engine import Capture, ReplayEngine
+from quantspectrum.sensitivity.capture import Capture
+from quantspectrum.sensitivity.engine import ReplayEngine
 from quantspectrum.sensitivity.journal import Journal
 from quantspectrum.sensitivity.outputs import Difference, Reference, Rows
 from quantspectrum.sensitivity.scan import (

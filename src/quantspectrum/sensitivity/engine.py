@@ -33,7 +33,7 @@ from quantspectrum.sensitivity.capture import Capture, hollow, is_same, joined, 
 from quantspectrum.sensitivity.outputs import Head
 from quantspectrum.sensitivity.store import TensorStore, default_limit
 
-__all__ = ["Activate", "Capture", "ReplayEngine", "joined", "repeated"]
+__all__ = ["Activate", "ReplayEngine"]
 
 SHARED = 0.1
 """Farthest a slot may be from the captured pass: kernels for other batch sizes round differently."""
@@ -189,13 +189,18 @@ class ReplayEngine:
         assert self.whole is None
         assert block is not None
         assert all(self.block_of(op) == block for op in ops)
-        times = len(slots) + 1
-        with ExitStack() as stack:
-            self._skip(stack, capture, ops[0], times)
-            self._call_again(stack, capture, block, [rest, *slots], rest)
-            values = self.run(repeated(capture.inputs, times))
-        reference, *others = values.float().chunk(times)
+        values = self._run_slots(capture, ops[0], block, [rest, *slots], rest)
+        reference, *others = values.chunk(len(slots) + 1)
         return [capture.values.float() + (other - reference) for other in others]
+
+    def _run_slots(
+        self, capture: Capture, op: str, block: str, slots: Sequence[Activate], rest: Activate
+    ) -> Tensor:
+        """What is read of all slots, one after another along the first dimension, float32."""
+        with ExitStack() as stack:
+            self._skip(stack, capture, op, len(slots))
+            self._call_again(stack, capture, block, slots, rest)
+            return self.run(repeated(capture.inputs, len(slots))).float()
 
     @torch.no_grad()
     def can_share(self, batch: Batch) -> bool:
@@ -204,21 +209,18 @@ class ReplayEngine:
         It does not where a block's samples are not along its first dimension.
         """
         capture = self.capture(batch)
-        ops = [op for op in capture.before if self.block_of(op) in capture.calls]
-        if self.whole is not None or not ops:
-            return False
-        with ExitStack() as stack:
-            self._skip(stack, capture, ops[-1], times=2)
-            block = self.block_of(ops[-1])
-            assert block is not None
-            self._call_again(stack, capture, block, [lambda: None] * 2, lambda: None)
-            values = self.run(repeated(capture.inputs, 2)).float()
+        blocks = {op: block for op in capture.before if (block := self.block_of(op)) is not None}
+        halves: tuple[Tensor, ...] = ()
+        if self.whole is None and blocks:
+            op, block = list(blocks.items())[-1]
+            values = self._run_slots(capture, op, block, [lambda: None] * 2, lambda: None)
+            halves = values.chunk(2)
         expected = capture.values.float()
         capture.close()
-        if values.shape[0] != 2 * expected.shape[0]:
-            return False
-        return all(
-            bool((half - expected).norm() <= SHARED * expected.norm()) for half in values.chunk(2)
+        return bool(halves) and all(
+            half.shape == expected.shape
+            and bool((half - expected).norm() <= SHARED * expected.norm())
+            for half in halves
         )
 
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
