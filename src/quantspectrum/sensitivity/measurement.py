@@ -118,6 +118,7 @@ class Measurement:
         """A plan for every op that can have one: static formats need ranges."""
         inputs = self._ranges.get(fmt.name, {})
         outputs = self._output_ranges.get(fmt.name, {})
+        observed = inputs.keys() | outputs.keys()
         return {
             op.name: OpPlan(
                 format=fmt,
@@ -126,7 +127,7 @@ class Measurement:
                 scale_dtype=self._loaded.storage_dtype,
             )
             for op in self._table.candidates
-            if not fmt.needs_calibration or op.name in {**inputs, **outputs}
+            if not fmt.needs_calibration or op.name in observed
         }
 
     def _run_passes(self) -> None:
