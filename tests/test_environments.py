@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+WORKERS = ROOT / "src/quantspectrum/isolation/workers"
 FRAMEWORKS = {"neural_compressor", "modelopt"}
 
 
@@ -26,9 +27,15 @@ def imported(file: Path) -> set[str]:
     ("folder", "foreign"), [("bench/workers", {"quantspectrum"}), ("src", FRAMEWORKS)]
 )
 def test_nothing_is_imported_across_environments(folder: str, foreign: set[str]) -> None:
-    files = sorted((ROOT / folder).rglob("*.py"))
+    files = sorted(set((ROOT / folder).rglob("*.py")) - set(WORKERS.rglob("*.py")))
     assert files
     assert {str(file): imported(file) & foreign for file in files if imported(file) & foreign} == {}
+
+
+def test_workers_import_nothing_of_this_program() -> None:
+    files = sorted(WORKERS.rglob("*.py"))
+    assert files
+    assert [str(file) for file in files if "quantspectrum" in imported(file)] == []
 
 
 def test_the_workers_are_where_the_frameworks_are_imported() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from quantspectrum.artifacts import Record
 from quantspectrum.backends import BACKENDS
+from quantspectrum.isolation import ENVIRONMENTS, EnvironmentSpec, find_environment
 
 __all__ = ["Finding", "examine"]
 
@@ -16,7 +17,7 @@ __all__ = ["Finding", "examine"]
 class Finding(Record):
     """One thing that was looked for."""
 
-    kind: Literal["device", "lens", "backend", "data", "model"]
+    kind: Literal["device", "lens", "backend", "environment", "data", "model"]
     name: str
     works: bool
     detail: str
@@ -34,6 +35,7 @@ def examine() -> list[Finding]:
         findings.append(Finding(kind="device", name=f"cuda:{index}", works=True, detail=detail))
     findings.append(Finding(kind="lens", name="native:mse_v2", works=True, detail="built in"))
     findings += [Finding(kind="backend", name=n, works=True, detail="built in") for n in BACKENDS]
+    findings += [_environment(spec) for spec in ENVIRONMENTS.values()]
     findings.append(_package("data", "hub:ID", "datasets", "datasets"))
     findings.append(_package("model", "--gguf-file", "gguf", "gguf"))
     findings.append(_package("model", "device placement", "accelerate", "accelerate"))
@@ -44,3 +46,11 @@ def _package(kind: Literal["data", "model"], name: str, package: str, extra: str
     works = find_spec(package) is not None
     advice = f"pip install 'quantspectrum[{extra}]'"
     return Finding(kind=kind, name=name, works=works, detail=package if works else advice)
+
+
+def _environment(spec: EnvironmentSpec) -> Finding:
+    found = find_environment(spec.name)
+    detail = spec.serves
+    if found is None:
+        detail = f"{detail}; quantspectrum doctor --install {spec.name}"
+    return Finding(kind="environment", name=spec.name, works=found is not None, detail=detail)

@@ -1,0 +1,25 @@
+"""What each command does: read its options, call a stage, print a short table.
+
+One file for commands that belong together. Everything heavy is imported inside the functions, so that
+``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from quantspectrum.commands.machine import doctor
+from quantspectrum.commands.running import compare, demo, run
+from quantspectrum.commands.scoring import ops, sensitivity
+from quantspectrum.commands.spectra import spectrum
+from quantspectrum.commands.variants import evaluate, quantize
+
+__all__ = [
+    "compare",
+    "demo",
+    "doctor",
+    "evaluate",
+    "ops",
+    "quantize",
+    "run",
+    "sensitivity",
+    "spectrum",
+]

@@ -1,0 +1,136 @@
+"""What commands share: reading their options, showing their records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from quantspectrum.artifacts import Artifact
+from quantspectrum.errors import UserError
+
+if TYPE_CHECKING:
+    from quantspectrum.models.loading import Loaded, ModelSpec
+    from quantspectrum.stages import DataRequest, OpsRequest, ScoringRequest
+
+__all__ = [
+    "bases_of",
+    "coverage_line",
+    "data_request",
+    "json_path",
+    "load",
+    "ops_request",
+    "scoring_request",
+    "show",
+    "spec_fields",
+]
+
+DONE, INCOMPLETE = 0, 3
+
+Args = argparse.Namespace
+
+
+def show(args: Args, record: Artifact, text: str) -> None:
+    """Print the record as JSON where asked to, otherwise the text."""
+    print(record.model_dump_json(indent=1) if args.json else text)
+
+
+def json_path(text: str) -> Path:
+    """The path to write a record to.
+
+    Raises:
+        UserError: Its name does not end in ``.json``.
+    """
+    path = Path(text)
+    if path.suffix != ".json":
+        raise UserError(f"--out {text}: the file's name must end in .json")
+    return path
+
+
+def coverage_line(report: Any) -> str:
+    """One sentence that a report is incomplete, and why."""
+    skipped = len(report.coverage.skipped)
+    why = report.stopped_by or "reasons are in the report"
+    estimated = report.coverage.estimated
+    told = f", {estimated} of them estimated" if estimated else ""
+    return (
+        f"quantspectrum: INCOMPLETE: {report.lens}, {report.coverage.scored} of "
+        f"{report.coverage.found} ops scored{told}, {skipped} skipped ({why})"
+    )
+
+
+def spec_fields(args: Args) -> dict[str, Any]:
+    """The options that say what model to load, and how."""
+    names = (
+        *("model", "revision", "gguf_file", "dtype", "device", "device_map", "offload_folder"),
+        "trust_remote_code",
+    )
+    return {name: getattr(args, name) for name in names}
+
+
+def load(args: Args) -> Loaded:
+    """Load the model that the options name."""
+    from quantspectrum.models.loading import ModelSpec, load_model
+
+    spec: ModelSpec = ModelSpec(**spec_fields(args))
+    return load_model(spec)
+
+
+def data_request(args: Args) -> DataRequest:
+    """The options that say which samples to draw."""
+    from quantspectrum.stages import DataRequest
+
+    return DataRequest(
+        data=tuple(args.data or ()),
+        images=args.images,
+        calibration=args.calibration,
+        samples=args.samples,
+        eval_samples=args.eval_samples,
+        prompts=args.prompts,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+    )
+
+
+def ops_request(args: Args) -> OpsRequest:
+    """The options that say which ops are candidates."""
+    from quantspectrum.stages import OpsRequest
+
+    return OpsRequest(
+        include=tuple(args.include or ()),
+        exclude=tuple(args.exclude or ()),
+        type=tuple(args.type or ("Linear",)),
+    )
+
+
+def bases_of(args: Args) -> list[Literal["isolate", "fallback"]]:
+    """The bases asked for, each once.
+
+    Raises:
+        UserError: A second ranking is wanted without the base it is made from.
+    """
+    bases = list(dict.fromkeys(args.base or ["isolate"]))
+    if args.rescore and "fallback" not in bases:
+        raise UserError("--rescore ranks again from base fallback; give --base fallback")
+    return bases
+
+
+def scoring_request(args: Args) -> ScoringRequest:
+    """The options that say what is scored, and how."""
+    from quantspectrum.stages import ScoringRequest
+    from quantspectrum.units import parse_bytes, parse_seconds
+
+    return ScoringRequest(
+        metric=tuple(dict.fromkeys(args.metric or ["mse_v2"])),
+        format=tuple(dict.fromkeys(args.format or ["w8a8"])),
+        attribute=args.attribute,
+        max_ops=args.max_ops,
+        time_budget=parse_seconds(args.time_budget) if args.time_budget else None,
+        confidence_batches=args.confidence_batches,
+        rescore=args.rescore,
+        memory_limit=parse_bytes(args.memory_limit) if args.memory_limit else None,
+        slots=args.slots,
+        probes=args.probes,
+    )

@@ -1,0 +1,92 @@
+"""Commands that look at ops: ``ops`` and ``sensitivity``."""
+
+from __future__ import annotations
+
+import sys
+
+from quantspectrum.commands.reading import (
+    DONE,
+    INCOMPLETE,
+    Args,
+    bases_of,
+    coverage_line,
+    data_request,
+    json_path,
+    load,
+    ops_request,
+    scoring_request,
+    show,
+)
+from quantspectrum.errors import UserError
+from quantspectrum.progress import Reporter
+
+__all__ = ["ops", "sensitivity"]
+
+
+def ops(args: Args) -> int:
+    """``quantspectrum ops``."""
+    import json
+
+    from quantspectrum.models.ops import list_ops
+
+    loaded = load(args)
+    chosen = ops_request(args)
+    table = list_ops(
+        loaded.model,
+        loaded.layout,
+        include=chosen.include,
+        exclude=chosen.exclude,
+        types=chosen.type,
+    )
+    if args.json:
+        listed = {
+            "candidates": [op.model_dump(mode="json") for op in table.candidates],
+            "kept": [note.model_dump(mode="json") for note in table.kept],
+            "skipped": [note.model_dump(mode="json") for note in table.skipped],
+        }
+        print(json.dumps(listed, indent=1))
+        return DONE
+    for op in table.candidates:
+        shape = "x".join(map(str, op.shape))
+        print(f"{op.name}\t{op.type}\t{shape}\t{op.component}\t{op.group}")
+    for word, notes in (("kept", table.kept), ("skipped", table.skipped)):
+        for note in notes:
+            print(f"{note.name}\t{note.type}\t{word}: {note.reason}")
+    counts = f"{len(table.candidates)} candidates, {len(table.kept)} kept"
+    print(f"{table.found} ops: {counts}, {len(table.skipped)} skipped", file=sys.stderr)
+    return DONE
+
+
+def sensitivity(args: Args) -> int:
+    """``quantspectrum sensitivity``."""
+    import json
+
+    from quantspectrum import stages
+
+    bases = bases_of(args)
+    if len(bases) > 1:
+        raise UserError("a report is of one base; give --base once, or use `quantspectrum run`")
+    out = json_path(args.out)
+    scoring = scoring_request(args)
+    reporter = Reporter(args.quiet)
+    paths = scoring.report_paths(out)
+    reports = stages.sensitivity(
+        load(args),
+        paths,
+        data=data_request(args),
+        ops=ops_request(args),
+        scoring=scoring,
+        base=bases[0],
+        progress=lambda steps: reporter.progress(f"sensitivity ({bases[0]})", steps),
+        cuts=args.cut or (),
+    )
+    for report in reports:
+        if not report.complete:
+            print(coverage_line(report), file=sys.stderr)
+    if args.json and len(reports) > 1:
+        print(json.dumps([report.model_dump(mode="json") for report in reports], indent=1))
+        return DONE if all(report.complete for report in reports) else INCOMPLETE
+    for report, path in zip(reports, paths.values(), strict=True):
+        lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
+        show(args, report, "\n".join(["rank        score  op", *lines, "", str(path)]))
+    return DONE if all(report.complete for report in reports) else INCOMPLETE

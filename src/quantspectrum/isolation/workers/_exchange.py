@@ -1,0 +1,62 @@
+"""What every worker shares: reading the request, telling progress, writing the result as a whole.
+
+Runs in another environment: standard library, torch and safetensors are all it may import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["progress", "read_request", "read_tensors", "usage", "versions", "write_result"]
+
+_START = time.monotonic()
+
+
+def read_request() -> dict[str, Any]:
+    """The request that this process was started for."""
+    found: dict[str, Any] = json.loads(Path("request.json").read_text(encoding="utf-8"))
+    return found
+
+
+def read_tensors() -> dict[str, Any]:
+    """The tensors that came with it."""
+    from safetensors.torch import load_file
+
+    return dict(load_file("tensors.safetensors"))
+
+
+def progress(done: int, total: int) -> None:
+    """Move the progress bar of whoever waits."""
+    sys.stdout.write(f"@progress {done} {total}\n")
+    sys.stdout.flush()
+
+
+def write_result(result: dict[str, Any]) -> None:
+    """Write the result, or what there is of it so far; a reader never meets half of one."""
+    partial = Path(".result.partial")
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    partial.replace("result.json")
+
+
+def usage() -> dict[str, Any]:
+    """Wall time since the start and peak resident memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": time.monotonic() - _START, "peak_bytes": peak, "cores": os.cpu_count()}
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of the packages, where they are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,168 @@
+"""The options of the command line, in groups that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from quantspectrum.formats import PRESETS
+from quantspectrum.sensitivity import METRICS
+
+__all__ = [
+    "backend_options",
+    "common_options",
+    "count",
+    "cuts_options",
+    "data_options",
+    "loading_options",
+    "ops_options",
+    "positive",
+    "scoring_options",
+]
+
+
+def _group() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(add_help=False)
+
+
+def common_options() -> argparse.ArgumentParser:
+    """Options of every command."""
+    group = _group()
+    group.add_argument("--json", action="store_true", help="print the record as JSON")
+    group.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    group.add_argument("--debug", action="store_true", help="show where an error was raised")
+    return group
+
+
+def loading_options() -> argparse.ArgumentParser:
+    """What model to load, and how."""
+    group = _group()
+    group.add_argument("model", metavar="MODEL", help="Hub id or local directory")
+    group.add_argument("--revision", help="Hub branch, tag or commit")
+    group.add_argument("--gguf-file", metavar="NAME", help="GGUF file inside MODEL to load")
+    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help="spread the weights: auto, balanced, balanced_low_0, sequential, cpu-offload, or a "
+        "JSON file of module names and devices",
+    )
+    group.add_argument(
+        "--offload-folder", metavar="DIR", help="where a device map keeps weights on disk"
+    )
+    group.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that comes with the model"
+    )
+    return group
+
+
+def data_options() -> argparse.ArgumentParser:
+    """Which samples to draw."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--data",
+        action="append",
+        metavar="SPEC",
+        help="coco:FILE, text:FILE, jsonl:FILE, hub:ID[:SPLIT], images:DIR or demo; again to mix",
+    )
+    add("--images", metavar="DIR", help="folder of the pictures a COCO file names")
+    add("--calibration", type=positive, default=32, help="samples that set static ranges")
+    add("--samples", type=positive, default=32, help="samples that sensitivities are taken on")
+    add("--eval-samples", type=positive, default=64, help="samples that figures are taken on")
+    add("--prompts", metavar="FILE", help="JSONL file of prompts to answer")
+    add("--batch-size", type=positive, default=8, help="samples a forward pass")
+    add("--max-length", type=positive, default=1024, help="longest sample, in tokens")
+    add("--max-new-tokens", type=positive, default=48, help="longest answer, in tokens")
+    add("--seed", type=int, default=0, help="seed of the draw of samples")
+    return group
+
+
+def ops_options() -> argparse.ArgumentParser:
+    """Which ops are candidates."""
+    group = _group()
+    add = group.add_argument
+    add("--include", action="append", metavar="PATTERN", help="only ops that match")
+    add("--exclude", action="append", metavar="PATTERN", help="no op that matches")
+    add("--type", action="append", help="op types to quantize (default: Linear)")
+    return group
+
+
+def scoring_options() -> argparse.ArgumentParser:
+    """What is scored, and how."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--metric",
+        action="append",
+        choices=METRICS,
+        help="what is scored (default: mse_v2); again for more, a report each",
+    )
+    add(
+        "--format",
+        action="append",
+        choices=sorted(PRESETS),
+        help="format tried on every op (default: w8a8); again for more, a report each",
+    )
+    add(
+        "--base",
+        choices=["isolate", "fallback"],
+        action="append",
+        help="what surrounds the op under test (default: isolate); in `run`, give both to "
+        "have both, the first of which makes the spectrum",
+    )
+    add("--attribute", action="store_true", help="score weights and activations apart too")
+    add("--max-ops", type=positive, metavar="N", help="measure N ops, estimate the others")
+    add("--time-budget", metavar="TIME", help="measure for so long (90s, 5m), then estimate")
+    add(
+        "--confidence-batches",
+        type=positive,
+        metavar="N",
+        help="score on the first N batches only",
+    )
+    add(
+        "--rescore",
+        type=count,
+        default=0,
+        metavar="N",
+        help="rank again (base fallback) with the N most sensitive groups restored",
+    )
+    add("--memory-limit", metavar="SIZE", help="captured tensors on the device, such as 4GiB")
+    add("--slots", type=positive, metavar="N", help="ops replayed together (default: by timing)")
+    add("--probes", type=positive, default=8, help="random probes of hawq_v2 a batch")
+    return group
+
+
+def cuts_options() -> argparse.ArgumentParser:
+    """Where the ranking is cut into profiles."""
+    group = _group()
+    group.add_argument(
+        "--cut",
+        action="append",
+        metavar="NAME=SHARE",
+        help="profile and the share of groups it quantizes, such as mild=15%%; replaces them all",
+    )
+    return group
+
+
+def backend_options() -> argparse.ArgumentParser:
+    """What writes variants."""
+    group = _group()
+    group.add_argument("--backend", default="compressed-tensors", help="what writes variants")
+    return group
+
+
+def count(text: str) -> int:
+    """An integer of 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def positive(text: str) -> int:
+    """An integer of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
