@@ -21,6 +21,7 @@ from quantspectrum.options import (
     common_options,
     cuts_options,
     data_options,
+    lens_options,
     loading_options,
     ops_options,
     scoring_options,
@@ -66,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(call=commands.ops)
 
     one = sub.add_parser(
-        "sensitivity", parents=[loading, data, ops, scoring, cuts, common], help="score every op"
+        "sensitivity",
+        parents=[loading, data, ops, scoring, lens_options(), cuts, common],
+        help="score every op",
     )
     one.add_argument("--out", required=True, help="report to write, FILE.json")
     one.set_defaults(call=commands.sensitivity)

@@ -13,6 +13,7 @@ __all__ = [
     "count",
     "cuts_options",
     "data_options",
+    "lens_options",
     "loading_options",
     "ops_options",
     "positive",
@@ -130,6 +131,26 @@ def scoring_options() -> argparse.ArgumentParser:
     add("--memory-limit", metavar="SIZE", help="captured tensors on the device, such as 4GiB")
     add("--slots", type=positive, metavar="N", help="ops replayed together (default: by timing)")
     add("--probes", type=positive, default=8, help="random probes of hawq_v2 a batch")
+    return group
+
+
+def lens_options() -> argparse.ArgumentParser:
+    """Lenses that are not the native one."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--lens",
+        action="append",
+        metavar="NAME",
+        help="score with another lens than the native engine, such as inc:mse_v2, modelopt:gradient, "
+        "heuristic:range or import:FILE; again for more, a report each",
+    )
+    add(
+        "--lens-option",
+        action="append",
+        metavar="NAME=VALUE",
+        help="a setting of that lens; again for more",
+    )
     return group
 
 

@@ -37,6 +37,7 @@ from quantspectrum.artifacts.run import (
 from quantspectrum.artifacts.sensitivity import (
     Coverage,
     EngineNote,
+    FrameworkNote,
     Op,
     OpNote,
     OpScore,
@@ -60,6 +61,7 @@ __all__ = [
     "EngineNote",
     "Environment",
     "Evaluation",
+    "FrameworkNote",
     "Loss",
     "Manifest",
     "ModelIdentity",

@@ -12,6 +12,7 @@ from quantspectrum.formats import Format
 __all__ = [
     "Coverage",
     "EngineNote",
+    "FrameworkNote",
     "Op",
     "OpNote",
     "OpScore",
@@ -138,6 +139,30 @@ class Rescored(Record):
     spearman: float | None
 
 
+class FrameworkNote(Record):
+    """How a lens that is not the native one ran.
+
+    Attributes:
+        name: The framework, or ``built in`` for rules of thumb.
+        versions: Its version and those of what it computes with.
+        settings: What it was told, and what it chose itself (such as INC's ``reduce_range``).
+        notes: Defects and deviations that bear on how the scores are read.
+        asked: Ops it was asked to score.
+        covered: Ops among those that it scored.
+        seconds: Wall time of its scoring, without loading.
+        peak_bytes: Peak memory of its process.
+    """
+
+    name: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    asked: int
+    covered: int
+    seconds: float | None = None
+    peak_bytes: int | None = None
+
+
 class SensitivityReport(Artifact):
     """A lens's scores for every op, most sensitive first.
 
@@ -147,6 +172,7 @@ class SensitivityReport(Artifact):
         estimator: Metric behind the scores of kind ``estimated``.
         engine: How the native lens ran.
         rescored: How the order changes once the most sensitive groups are restored.
+        framework: How a lens of another framework ran.
     """
 
     KIND: ClassVar[str] = "sensitivity"
@@ -161,4 +187,5 @@ class SensitivityReport(Artifact):
     estimator: str | None = None
     engine: EngineNote | None = None
     rescored: Rescored | None = None
+    framework: FrameworkNote | None = None
     ops: tuple[OpScore, ...]

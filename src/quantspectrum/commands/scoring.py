@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
+from quantspectrum.artifacts import SensitivityReport
 from quantspectrum.commands.reading import (
     DONE,
     INCOMPLETE,
@@ -67,6 +71,10 @@ def sensitivity(args: Args) -> int:
     if len(bases) > 1:
         raise UserError("a report is of one base; give --base once, or use `quantspectrum run`")
     out = json_path(args.out)
+    if args.lens:
+        return _lenses(args, bases[0], out)
+    if args.lens_option:
+        raise UserError("--lens-option is a setting of a lens; give --lens too")
     scoring = scoring_request(args)
     reporter = Reporter(args.quiet)
     paths = scoring.report_paths(out)
@@ -87,6 +95,43 @@ def sensitivity(args: Args) -> int:
         print(json.dumps([report.model_dump(mode="json") for report in reports], indent=1))
         return DONE if all(report.complete for report in reports) else INCOMPLETE
     for report, path in zip(reports, paths.values(), strict=True):
-        lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
-        show(args, report, "\n".join(["rank        score  op", *lines, "", str(path)]))
+        _show_ranking(args, report, path)
     return DONE if all(report.complete for report in reports) else INCOMPLETE
+
+
+def _show_ranking(args: Args, report: SensitivityReport, path: Path) -> None:
+    lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
+    show(args, report, "\n".join(["rank        score  op", *lines, "", str(path)]))
+
+
+def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) -> int:
+    """Score with the lenses that ``--lens`` names, a report each."""
+    from quantspectrum.lenses.stage import lens_paths, lens_sensitivity, parse_lens_options
+    from quantspectrum.units import parse_seconds
+
+    if args.metric:
+        raise UserError("--metric is of the native lens; give --lens or --metric, not both")
+    paths = lens_paths(out, list(dict.fromkeys(args.lens)))
+    reporter = Reporter(args.quiet)
+    loaded = load(args)
+    complete = True
+    for lens, path in paths.items():
+        report = lens_sensitivity(
+            loaded,
+            path,
+            lens=lens,
+            data=data_request(args),
+            ops=ops_request(args),
+            base=base if args.base else None,
+            format_name=args.format[0] if args.format else None,
+            max_ops=args.max_ops,
+            time_budget=parse_seconds(args.time_budget) if args.time_budget else None,
+            confidence_batches=args.confidence_batches,
+            options=parse_lens_options(args.lens_option or ()),
+            progress=partial(reporter.progress, lens),
+        )
+        if not report.complete:
+            print(coverage_line(report), file=sys.stderr)
+        complete = complete and report.complete
+        _show_ranking(args, report, path)
+    return DONE if complete else INCOMPLETE

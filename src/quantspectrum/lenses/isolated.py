@@ -1,0 +1,130 @@
+"""Lenses of other frameworks: a request goes to a worker in the framework's own environment.
+
+The worker gets the model as a plain checkpoint, the encoded batches and the names of the candidates. It
+gives back its scores by those names, what it covered, and how it ran:
+
+``{"scores": {op: number}, "raw": {op: {name: number}}, "stderr": {op: number}, "missing": {op: reason},
+"settings": {...}, "notes": [...], "versions": {...}, "seconds": s, "peak_bytes": b, "stopped_by": null}``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from quantspectrum.artifacts import FrameworkNote
+from quantspectrum.data.encode import Batch
+from quantspectrum.errors import UserError
+from quantspectrum.isolation import run_worker
+from quantspectrum.isolation.checkpoint import plain_checkpoint
+from quantspectrum.lenses.request import LensRequest, LensScores
+from quantspectrum.models.loading import Loaded
+from quantspectrum.models.ops import OpTable
+
+__all__ = ["ask_worker", "batch_tensors"]
+
+GRACE = 1.5
+"""A worker minds the time budget itself; it is interrupted when it takes so many times that."""
+
+
+def ask_worker(
+    loaded: Loaded,
+    table: OpTable,
+    request: LensRequest,
+    *,
+    environment: str,
+    worker: str,
+    framework: str,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+    notes: Sequence[str] = (),
+) -> LensScores:
+    """Run a worker on the candidates and read its scores.
+
+    Args:
+        loaded: The model; where it is no plain checkpoint on disk, one is written.
+        table: Its candidates.
+        request: What the lens was asked.
+        environment: Environment of the worker.
+        worker: Its script's name.
+        framework: Name of the framework, for the report.
+        settings: What the worker is told besides.
+        tensors: Further tensors for it.
+        notes: What readers of the scores must know, besides what the worker says.
+
+    Raises:
+        UserError: The environment is absent, the worker failed, or it scored nothing.
+    """
+    candidates = table.candidates[: request.max_ops]
+    names = [op.name for op in candidates]
+    asked = {
+        "model": str(plain_checkpoint(loaded, request.directory / "model").resolve()),
+        "dtype": loaded.identity.dtype,
+        "ops": names,
+        "groups": {op.name: op.group for op in candidates},
+        "format": request.format.model_dump(mode="json"),
+        "calibration": len(request.calibration),
+        "selection": len(request.selection),
+        "seed": request.seed,
+        "time_budget": request.time_budget,
+        "trust_remote_code": loaded.spec.trust_remote_code,
+        "settings": dict(settings),
+    }
+    sent = {
+        **batch_tensors("calibration", request.calibration),
+        **batch_tensors("selection", request.selection),
+        **(tensors or {}),
+    }
+    budget = request.time_budget
+    found = run_worker(
+        environment,
+        worker,
+        asked,
+        request.directory,
+        tensors=sent,
+        timeout=None if budget is None else budget * GRACE + 60,
+        progress=request.progress,
+    )
+    scores = {name: float(score) for name, score in found["scores"].items()}
+    if not scores:
+        raise UserError(
+            f"{framework} scored none of the {len(names)} ops asked for; what it printed is in "
+            f"{request.directory / 'worker.log'}"
+        )
+    return LensScores(
+        scores=scores,
+        raw=found.get("raw", {}),
+        stderr=found.get("stderr", {}),
+        missing=found.get("missing", {}),
+        framework=FrameworkNote(
+            name=framework,
+            versions=found.get("versions", {}),
+            settings=found.get("settings", {}),
+            notes=(*notes, *found.get("notes", ())),
+            asked=len(table.candidates),
+            covered=len(scores),
+            seconds=found.get("seconds"),
+            peak_bytes=found.get("peak_bytes"),
+        ),
+        n=sum(len(batch.sample_ids) for batch in request.selection),
+        stopped_by=found.get("stopped_by") or _limit(request, table),
+    )
+
+
+def _limit(request: LensRequest, table: OpTable) -> str | None:
+    limited = request.max_ops is not None and request.max_ops < len(table.candidates)
+    return f"a limit of {request.max_ops} ops" if limited else None
+
+
+def batch_tensors(split: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Tensors of batches under ``SPLIT.INDEX.inputs.NAME``, ``….target`` and ``….labels``."""
+    found: dict[str, Tensor] = {}
+    for index, batch in enumerate(batches):
+        for name, values in batch.inputs.items():
+            found[f"{split}.{index}.inputs.{name}"] = values
+        found[f"{split}.{index}.target"] = batch.target
+        if batch.labels is not None:
+            found[f"{split}.{index}.labels"] = batch.labels
+    return found
