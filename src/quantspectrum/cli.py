@@ -101,6 +101,14 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.set_defaults(call=commands.compare)
 
+    one = sub.add_parser("agree", parents=[common], help="how far rankings agree")
+    one.add_argument(
+        "reports", metavar="REPORT", nargs="+", help="sensitivity reports of one model"
+    )
+    one.add_argument("--out", metavar="FILE", help="record to write, FILE.json")
+    one.add_argument("--seed", type=int, default=0, help="seed of the resampling")
+    one.set_defaults(call=commands.agree)
+
     one = sub.add_parser("doctor", parents=[common], help="what works on this machine")
     one.add_argument(
         "--install", action="append", metavar="NAME", help="make a framework's environment first"

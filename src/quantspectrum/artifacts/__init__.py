@@ -7,6 +7,13 @@ keys and records of another kind.
 
 from __future__ import annotations
 
+from quantspectrum.artifacts.agreement import (
+    Agreement,
+    Disagreement,
+    Interval,
+    LensEntry,
+    PairAgreement,
+)
 from quantspectrum.artifacts.base import (
     Artifact,
     DataIdentity,
@@ -54,20 +61,25 @@ from quantspectrum.artifacts.spectrum import (
 
 __all__ = [
     "Accuracy",
+    "Agreement",
     "Artifact",
     "Coverage",
     "DataIdentity",
     "DecodeLatency",
+    "Disagreement",
     "EngineNote",
     "Environment",
     "Evaluation",
     "FrameworkNote",
+    "Interval",
+    "LensEntry",
     "Loss",
     "Manifest",
     "ModelIdentity",
     "Op",
     "OpNote",
     "OpScore",
+    "PairAgreement",
     "Profile",
     "PromptResult",
     "Provenance",

@@ -1,0 +1,8 @@
+"""Rankings side by side: how far they agree, and which one tells the truth."""
+
+from __future__ import annotations
+
+from quantspectrum.agreement.agree import agree, agree_files
+from quantspectrum.agreement.tables import agreement_markdown
+
+__all__ = ["agree", "agree_files", "agreement_markdown"]
