@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quantspectrum.artifacts import Interval
+from quantspectrum.artifacts import RankInterval
 from quantspectrum.statistics import spearman
 
 __all__ = ["RESAMPLES", "kendall", "kendall_interval", "spearman_interval", "top_interval", "top_k"]
@@ -49,19 +49,19 @@ def _draws(items: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, items, size=(RESAMPLES, items))
 
 
-def _percentiles(value: float | None, found: Floats) -> Interval:
+def _percentiles(value: float | None, found: Floats) -> RankInterval:
     told = found[~np.isnan(found)]
     if value is None or len(told) < RESAMPLES / 2:
-        return Interval(value=value)
+        return RankInterval(value=value)
     low, high = np.percentile(told, [2.5, 97.5])
-    return Interval(value=value, low=float(low), high=float(high))
+    return RankInterval(value=value, low=float(low), high=float(high))
 
 
-def kendall_interval(a: Sequence[float], b: Sequence[float], *, seed: int) -> Interval:
+def kendall_interval(a: Sequence[float], b: Sequence[float], *, seed: int) -> RankInterval:
     """Kendall's tau-b and its percentile interval."""
     value = kendall(a, b)
     if len(a) < LEAST:
-        return Interval(value=value)
+        return RankInterval(value=value)
     drawn = _draws(len(a), seed)
     weights = np.stack([np.bincount(row, minlength=len(a)) for row in drawn]).astype(float)
     return _percentiles(value, _kendall_of(np.asarray(a, float), np.asarray(b, float), weights))
@@ -72,16 +72,16 @@ def _resampled(
     b: Sequence[float],
     seed: int,
     statistic: Callable[[Floats, Floats], float | None],
-) -> Interval:
+) -> RankInterval:
     x, y = np.asarray(a, float), np.asarray(b, float)
     value = statistic(x, y)
     if len(a) < LEAST:
-        return Interval(value=value)
+        return RankInterval(value=value)
     found = [statistic(x[row], y[row]) for row in _draws(len(a), seed)]
     return _percentiles(value, np.array([np.nan if v is None else v for v in found]))
 
 
-def spearman_interval(a: Sequence[float], b: Sequence[float], *, seed: int) -> Interval:
+def spearman_interval(a: Sequence[float], b: Sequence[float], *, seed: int) -> RankInterval:
     """Spearman's rank correlation and its percentile interval."""
     return _resampled(a, b, seed, lambda x, y: spearman(x.tolist(), y.tolist()))
 
@@ -96,6 +96,6 @@ def top_k(a: Sequence[float], b: Sequence[float], k: int) -> float:
     return len(highest[0] & highest[1]) / k
 
 
-def top_interval(a: Sequence[float], b: Sequence[float], k: int, *, seed: int) -> Interval:
+def top_interval(a: Sequence[float], b: Sequence[float], k: int, *, seed: int) -> RankInterval:
     """Overlap of the ``k`` highest and its percentile interval."""
     return _resampled(a, b, seed, lambda x, y: top_k(x.tolist(), y.tolist(), k))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantspectrum.artifacts import Agreement, Interval, PairAgreement
+from quantspectrum.artifacts import Agreement, PairAgreement, RankInterval
 
 __all__ = ["agreement_markdown", "interval_text"]
 
 
-def interval_text(interval: Interval, digits: int = 2) -> str:
+def interval_text(interval: RankInterval, digits: int = 2) -> str:
     """A value with its interval, such as ``0.93 (0.90 to 0.95)``."""
     if interval.value is None:
         return "undefined"

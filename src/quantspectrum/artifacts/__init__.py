@@ -10,9 +10,9 @@ from __future__ import annotations
 from quantspectrum.artifacts.agreement import (
     Agreement,
     Disagreement,
-    Interval,
     LensEntry,
     PairAgreement,
+    RankInterval,
 )
 from quantspectrum.artifacts.base import (
     Artifact,
@@ -71,7 +71,6 @@ __all__ = [
     "Environment",
     "Evaluation",
     "FrameworkNote",
-    "Interval",
     "LensEntry",
     "Loss",
     "Manifest",
@@ -83,6 +82,7 @@ __all__ = [
     "Profile",
     "PromptResult",
     "Provenance",
+    "RankInterval",
     "Record",
     "Rescored",
     "RescoredOp",

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from quantspectrum.artifacts.base import Artifact, Record
 
-__all__ = ["Agreement", "Disagreement", "Interval", "LensEntry", "PairAgreement"]
+__all__ = ["Agreement", "Disagreement", "LensEntry", "PairAgreement", "RankInterval"]
 
 
-class Interval(Record):
+class RankInterval(Record):
     """A statistic and its 95 % bootstrap interval; ``None`` where it is undefined."""
 
     value: float | None
@@ -56,9 +56,9 @@ class PairAgreement(Record):
     unit: Literal["op", "group"]
     component: str
     n: int
-    spearman: Interval
-    kendall: Interval
-    top: dict[str, Interval]
+    spearman: RankInterval
+    kendall: RankInterval
+    top: dict[str, RankInterval]
 
 
 class Disagreement(Record):
