@@ -18,9 +18,11 @@ from quantspectrum import __version__, commands
 from quantspectrum.errors import UserError
 from quantspectrum.options import (
     backend_options,
+    budget_options,
     common_options,
     cuts_options,
     data_options,
+    latency_options,
     lens_options,
     loading_options,
     ops_options,
@@ -47,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         scoring_options(),
     )
     common, cuts, backend = common_options(), cuts_options(), backend_options()
+    budget = budget_options()
 
     one = sub.add_parser(
         "demo", parents=[common], help="the whole way on the embedded model", argument_default=None
@@ -57,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = sub.add_parser(
         "run",
-        parents=[loading, data, ops, scoring, cuts, backend, common],
+        parents=[loading, data, ops, scoring, cuts, budget, backend, common],
         help="all stages into one directory; run again to go on",
     )
     one.add_argument("--out", required=True, help="run directory")
@@ -74,10 +77,26 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--out", required=True, help="report to write, FILE.json")
     one.set_defaults(call=commands.sensitivity)
 
-    one = sub.add_parser("spectrum", parents=[cuts, common], help="turn a report into profiles")
-    one.add_argument("report", metavar="REPORT", help="a sensitivity report")
+    one = sub.add_parser(
+        "spectrum", parents=[cuts, budget, common], help="turn reports into profiles"
+    )
+    one.add_argument(
+        "report",
+        metavar="REPORT",
+        nargs="+",
+        help="a sensitivity report; several of one model, lens and base, one a format: the first "
+        "ranks the groups and is what cuts quantize in",
+    )
     one.add_argument("--out", required=True, help="spectrum to write, FILE.json")
     one.set_defaults(call=commands.spectrum)
+
+    one = sub.add_parser(
+        "latency",
+        parents=[loading, ops, latency_options(), common],
+        help="time the ops' linears in each format on this machine",
+    )
+    one.add_argument("--out", required=True, help="table to write, FILE.json")
+    one.set_defaults(call=commands.latency)
 
     one = sub.add_parser(
         "quantize", parents=[loading, backend, common], help="write the checkpoint of a profile"

@@ -9,10 +9,12 @@ from quantspectrum.sensitivity import METRICS
 
 __all__ = [
     "backend_options",
+    "budget_options",
     "common_options",
     "count",
     "cuts_options",
     "data_options",
+    "latency_options",
     "lens_options",
     "loading_options",
     "ops_options",
@@ -163,6 +165,50 @@ def cuts_options() -> argparse.ArgumentParser:
         metavar="NAME=SHARE",
         help="profile and the share of groups it quantizes, such as mild=15%%; replaces them all",
     )
+    return group
+
+
+def budget_options() -> argparse.ArgumentParser:
+    """What a profile may cost, and ops whose format is fixed."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--budget",
+        action="append",
+        metavar="NAME=KIND:AMOUNT",
+        help="profile and what it may cost: bytes:60%% of the model's weight bytes, or bytes:1.5GB; "
+        "damage:0.01 in the lens's unit, with the fewest bytes; time:70%% of the bytes of weights "
+        "that a pass reads; latency:80%% or latency:4ms of a --latency table (@ROWS where it has "
+        "several); all reports' formats may be mixed; replaces the default cuts",
+    )
+    add(
+        "--keep",
+        action="append",
+        metavar="PATTERN=FORMAT",
+        help="ops that match have that format in every profile, such as mlp.down_proj=bf16 (high "
+        "precision); again for more, the most specific pattern decides",
+    )
+    add("--latency", metavar="FILE", help="a table of `quantspectrum latency`")
+    return group
+
+
+def latency_options() -> argparse.ArgumentParser:
+    """What a latency table holds."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--rows",
+        default="1,128",
+        metavar="N[,N...]",
+        help="rows of the input that are timed: tokens of a pass (default: %(default)s)",
+    )
+    add(
+        "--format",
+        action="append",
+        choices=sorted(PRESETS),
+        help="formats timed beside high precision (default: all)",
+    )
+    add("--repeats", type=positive, default=20, metavar="N", help="timed repeats (default: 20)")
     return group
 
 

@@ -15,6 +15,7 @@ import torch
 from quantspectrum import stages
 from quantspectrum.artifacts import (
     Evaluation,
+    LatencyTable,
     Record,
     RunRecord,
     SensitivityReport,
@@ -29,6 +30,7 @@ from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
 from quantspectrum.report import Comparison, write_report
 from quantspectrum.sensitivity import check_metrics
 from quantspectrum.spectrum.build import DEFAULT_CUTS, parse_cuts
+from quantspectrum.spectrum.rules import parse_budgets, parse_keeps
 
 __all__ = ["Run", "RunRequest", "Stopped", "demo_request"]
 
@@ -53,6 +55,9 @@ class RunRequest(Record):
     scoring: stages.ScoringRequest = stages.ScoringRequest()
     base: tuple[stages.Base, ...] = ("isolate",)
     cut: tuple[str, ...] = ()
+    budget: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    latency: str | None = None
     backend: str = "compressed-tensors"
 
     def options(self) -> dict[str, Any]:
@@ -136,7 +141,9 @@ class Run:
         asked = self._request.options()
         if path.exists():
             record = read_artifact(path, RunRecord)
-            changed = sorted(k for k in asked if record.request.get(k) != asked[k])
+            # A run from before an option was there was asked what the option's default is.
+            held = RunRequest(model=self._request.model).options() | record.request
+            changed = sorted(k for k in asked if held.get(k) != asked[k])
             if changed:
                 raise UserError(
                     f"{self._dir} holds a run with another {', '.join(changed)}; choose another "
@@ -145,8 +152,7 @@ class Run:
             return record
         if self._dir.exists() and any(self._dir.iterdir()):
             raise UserError(f"{self._dir} is not empty and holds no run; choose another --out")
-        cuts = parse_cuts(self._request.cut) or DEFAULT_CUTS
-        profiles = [name for name, share in cuts.items() if share > 0]
+        profiles = self._profile_names()
         names = [
             "baseline",
             *(f"sensitivity:{base}" for base in self._request.base),
@@ -161,6 +167,19 @@ class Run:
         )
         write_artifact(path, record)
         return record
+
+    def _profile_names(self) -> list[str]:
+        """The profiles asked for that quantize something.
+
+        Raises:
+            UserError: A rule is not written as it must be; told before anything is measured.
+        """
+        budgets = parse_budgets(self._request.budget)
+        parse_keeps(self._request.keep)
+        if self._request.latency is not None:
+            read_artifact(Path(self._request.latency), LatencyTable)
+        cuts = parse_cuts(self._request.cut) or ({} if budgets else DEFAULT_CUTS)
+        return [*(name for name, share in cuts.items() if share > 0), *budgets]
 
     def report_paths(self, base: stages.Base) -> dict[tuple[str, str], Path]:
         """Where the sensitivity reports of a base are; the first one makes the spectrum."""
@@ -185,9 +204,10 @@ class Run:
         for base in self._request.base:
             self._stage(f"sensitivity:{base}", partial(self._sensitivity, base))
         self._stage("spectrum", self._spectrum)
-        profiles = [
-            p.name for p in read_artifact(self._dir / "spectrum.json", Spectrum).profiles if p.ops
-        ]
+        made = read_artifact(self._dir / "spectrum.json", Spectrum)
+        profiles = [p.name for p in made.profiles if p.ops]
+        for name in [p.name for p in made.profiles if not p.ops]:
+            self._nothing_to_do(name)
         for name in profiles:
             self._stage(f"quantize:{name}", partial(self._quantize, name))
         self._drop_model()
@@ -227,6 +247,12 @@ class Run:
                 state="done", wall_s=watch.wall_s, peak_device_bytes=watch.peak_device_bytes
             ),
         )
+
+    def _nothing_to_do(self, profile: str) -> None:
+        """A profile that turned out to quantize nothing is the baseline."""
+        for stage in (f"quantize:{profile}", f"evaluate:{profile}"):
+            if stage in self._record.stages and self._record.stages[stage].state != "done":
+                self._mark(stage, StageState(state="done", wall_s=0.0))
 
     def _mark(self, name: str, state: StageState) -> None:
         changed = self._record.stages | {name: state}
@@ -273,10 +299,17 @@ class Run:
                 )
 
     def _spectrum(self) -> Spectrum:
+        asked = self._request
+        paths = self.report_paths(asked.base[0])
+        metric, fmt = next(iter(paths))
+        mixed = [path for (scored, _), path in paths.items() if scored == metric]
         return stages.spectrum(
-            next(iter(self.report_paths(self._request.base[0]).values())),
+            mixed if asked.budget or asked.keep else paths[metric, fmt],
             self._dir / "spectrum.json",
-            cuts=self._request.cut,
+            cuts=asked.cut,
+            budgets=asked.budget,
+            keeps=asked.keep,
+            latency=Path(asked.latency) if asked.latency is not None else None,
         )
 
     def _quantize(self, profile: str) -> None:

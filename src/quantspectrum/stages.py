@@ -11,6 +11,7 @@ import torch
 from quantspectrum.artifacts import (
     DataIdentity,
     Evaluation,
+    LatencyTable,
     Manifest,
     Record,
     SensitivityReport,
@@ -27,12 +28,14 @@ from quantspectrum.data.sample import Sample
 from quantspectrum.data.splits import Splits, identity, make_splits
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.evaluation import EvaluationRequest, check_evaluable, evaluate_model
-from quantspectrum.formats import preset
+from quantspectrum.formats import PRESETS, preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import list_ops
 from quantspectrum.report import sensitivity_markdown
 from quantspectrum.spectrum.build import DEFAULT_CUTS, build_spectrum, parse_cuts
+from quantspectrum.spectrum.latency import measure_latency
+from quantspectrum.spectrum.rules import parse_budgets, parse_keeps
 
 __all__ = [
     "Base",
@@ -40,6 +43,7 @@ __all__ = [
     "OpsRequest",
     "ScoringRequest",
     "evaluate",
+    "latency",
     "predictions_path",
     "quantize",
     "sensitivity",
@@ -266,16 +270,65 @@ def stopped(report: SensitivityReport) -> bool:
     return report.stopped_by == "interrupted"
 
 
-def spectrum(report_path: Path, out: Path, *, cuts: Sequence[str] = ()) -> Spectrum:
-    """Cut a ranking into profiles and write them to ``out``; no ``cuts`` means the default ones."""
-    report = read_artifact(report_path, SensitivityReport)
+def spectrum(
+    report_path: Path | Sequence[Path],
+    out: Path,
+    *,
+    cuts: Sequence[str] = (),
+    budgets: Sequence[str] = (),
+    keeps: Sequence[str] = (),
+    latency: Path | None = None,
+) -> Spectrum:
+    """Make profiles from reports, one a format, and write them to ``out``.
+
+    Args:
+        report_path: The reports; the first one ranks, and cuts quantize in its format.
+        out: Where the spectrum goes.
+        cuts: ``NAME=SHARE`` each; none, without budgets, means the default ones.
+        budgets: ``NAME=KIND:AMOUNT`` each.
+        keeps: ``PATTERN=FORMAT`` each.
+        latency: A latency table.
+    """
+    paths = [report_path] if isinstance(report_path, Path) else list(report_path)
+    solved = parse_budgets(budgets)
+    default = {} if solved else DEFAULT_CUTS
     made = build_spectrum(
-        report,
-        report_sha256=sha256_file(report_path),
-        cuts=parse_cuts(cuts) if cuts else DEFAULT_CUTS,
+        [read_artifact(path, SensitivityReport) for path in paths],
+        report_sha256=[sha256_file(path) for path in paths],
+        cuts=parse_cuts(cuts) if cuts else default,
+        budgets=solved,
+        keeps=parse_keeps(keeps),
+        latency=read_artifact(latency, LatencyTable) if latency is not None else None,
     )
     write_artifact(out, made)
     return made
+
+
+def latency(
+    loaded: Loaded,
+    out: Path,
+    *,
+    ops: OpsRequest,
+    formats: Sequence[str],
+    rows: Sequence[int],
+    repeats: int,
+    progress: Callable[[int], Callable[[], None]],
+) -> LatencyTable:
+    """Time the candidates' linears on the model's device and write the table to ``out``."""
+    table = list_ops(
+        loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
+    )
+    names = formats or PRESETS
+    measured = measure_latency(
+        loaded,
+        table.candidates,
+        formats=[preset(name) for name in names],
+        rows=rows,
+        repeats=repeats,
+        progress=progress,
+    )
+    write_artifact(out, measured)
+    return measured
 
 
 def quantize(

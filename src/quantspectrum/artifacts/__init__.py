@@ -37,6 +37,11 @@ from quantspectrum.artifacts.files import (
     write_artifact,
     write_text,
 )
+from quantspectrum.artifacts.latency import (
+    AbsentKernel,
+    LatencyEntry,
+    LatencyTable,
+)
 from quantspectrum.artifacts.run import (
     RunRecord,
     StageState,
@@ -53,17 +58,22 @@ from quantspectrum.artifacts.sensitivity import (
     SensitivityReport,
 )
 from quantspectrum.artifacts.spectrum import (
+    CutTies,
     Manifest,
+    Optimum,
     Profile,
+    Source,
     Spectrum,
     Verification,
 )
 
 __all__ = [
+    "AbsentKernel",
     "Accuracy",
     "Agreement",
     "Artifact",
     "Coverage",
+    "CutTies",
     "DataIdentity",
     "DecodeLatency",
     "Disagreement",
@@ -71,6 +81,8 @@ __all__ = [
     "Environment",
     "Evaluation",
     "FrameworkNote",
+    "LatencyEntry",
+    "LatencyTable",
     "LensEntry",
     "Loss",
     "Manifest",
@@ -78,6 +90,7 @@ __all__ = [
     "Op",
     "OpNote",
     "OpScore",
+    "Optimum",
     "PairAgreement",
     "Profile",
     "PromptResult",
@@ -90,6 +103,7 @@ __all__ = [
     "RunRecord",
     "SampleLoss",
     "SensitivityReport",
+    "Source",
     "Spectrum",
     "StageState",
     "Verification",

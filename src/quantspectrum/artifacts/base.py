@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -85,7 +85,30 @@ class Provenance(Record):
 
 
 class Artifact(Record):
-    """A record that is a file of its own; ``kind`` and ``schema_version`` are checked on reading."""
+    """A record that is a file of its own; ``kind`` and ``schema_version`` are checked on reading.
+
+    Attributes:
+        KIND: The value of ``kind``.
+        VERSION: The version of the schema that this release writes.
+    """
 
     KIND: ClassVar[str]
-    schema_version: Literal[1] = 1
+    VERSION: ClassVar[int] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = 1
+
+    @classmethod
+    def migrated(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """What was read, brought from an older version to :attr:`VERSION` where that is possible."""
+        return raw
+
+    def sealed(self) -> Self:
+        """What is written: the record with whatever belongs to the file alone."""
+        return self
+
+    def opened(self) -> Self:
+        """What reading gives, checked beyond its types.
+
+        Raises:
+            ValueError: Its parts contradict each other; the message says what to do.
+        """
+        return self

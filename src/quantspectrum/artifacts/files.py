@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from quantspectrum.artifacts.base import SCHEMA_VERSION, Artifact
+from quantspectrum.artifacts.base import Artifact
 from quantspectrum.errors import UserError
 
 __all__ = [
@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_artifact(path: Path, artifact: Artifact) -> None:
     """Write a record as JSON, atomically."""
-    write_text(path, artifact.model_dump_json(indent=1) + "\n")
+    write_text(path, artifact.sealed().model_dump_json(indent=1) + "\n")
 
 
 def read_artifact(path: Path, kind: type[A]) -> A:
@@ -69,19 +69,24 @@ def read_artifact(path: Path, kind: type[A]) -> A:
     if not isinstance(raw, dict) or raw.get("kind") != kind.KIND:
         found = raw.get("kind") if isinstance(raw, dict) else type(raw).__name__
         raise UserError(f"{path} is not a {kind.KIND} record (kind: {found}); give one")
-    if raw.get("schema_version") != SCHEMA_VERSION:
+    raw = kind.migrated(raw)
+    if raw.get("schema_version") != kind.VERSION:
         raise UserError(
             f"{path} has schema version {raw.get('schema_version')}, this release reads "
-            f"{SCHEMA_VERSION}; make it again with this release"
+            f"{kind.VERSION}; make it again with this release"
         )
     try:
-        return kind.model_validate(raw)
+        record = kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
             f"{path}: {where}: {first['msg']}; mend it, or make the file again"
         ) from None
+    try:
+        return record.opened()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def sha256_file(path: Path) -> str:

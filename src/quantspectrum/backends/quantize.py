@@ -61,11 +61,12 @@ def plans_of(spectrum: Spectrum, profile_name: str, loaded: Loaded) -> dict[str,
         if name not in spectrum.formats:
             raise UserError(f"profile {profile_name}: format {name!r} of {op} is not defined")
         fmt = spectrum.formats[name]
-        if fmt.needs_calibration and op not in spectrum.input_ranges:
+        input_range = spectrum.input_range(op, name)
+        if fmt.needs_calibration and input_range is None:
             raise UserError(f"profile {profile_name}: {op} has no calibrated input range")
         plans[op] = OpPlan(
             format=fmt,
-            input_range=spectrum.input_ranges.get(op),
+            input_range=input_range,
             scale_dtype=loaded.storage_dtype,
         )
     return plans

@@ -10,7 +10,7 @@ from quantspectrum.commands.agreeing import agree
 from quantspectrum.commands.machine import doctor
 from quantspectrum.commands.running import compare, demo, run
 from quantspectrum.commands.scoring import ops, sensitivity
-from quantspectrum.commands.spectra import spectrum
+from quantspectrum.commands.spectra import latency, spectrum
 from quantspectrum.commands.variants import evaluate, quantize
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "demo",
     "doctor",
     "evaluate",
+    "latency",
     "ops",
     "quantize",
     "run",

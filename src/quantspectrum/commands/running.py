@@ -44,6 +44,9 @@ def run(args: Args) -> int:
         scoring=scoring_request(args),
         base=tuple(bases_of(args)),
         cut=tuple(args.cut or ()),
+        budget=tuple(args.budget or ()),
+        keep=tuple(args.keep or ()),
+        latency=args.latency,
         backend=args.backend,
     )
     return _execute(args, request)

@@ -1,13 +1,28 @@
-"""From a ranking to a spectrum: the least sensitive groups are quantized first."""
+"""From sensitivity reports to a spectrum: cuts of the ranking and budgets over all formats."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from quantspectrum.artifacts import Op, OpScore, Profile, SensitivityReport, Spectrum
+from quantspectrum.artifacts import (
+    CutTies,
+    LatencyTable,
+    Op,
+    OpScore,
+    Optimum,
+    Profile,
+    SensitivityReport,
+    Source,
+    Spectrum,
+)
 from quantspectrum.errors import UserError
+from quantspectrum.spectrum.budgets import Problem, assign
+from quantspectrum.spectrum.costs import profile_bytes
+from quantspectrum.spectrum.groups import Group, rank_groups, scored_groups
+from quantspectrum.spectrum.keeps import fixed_groups
+from quantspectrum.spectrum.legality import HIGH, torn_groups
+from quantspectrum.spectrum.rules import Budget, Keep, parse_cuts
 
 __all__ = ["DEFAULT_CUTS", "Group", "build_spectrum", "parse_cuts", "rank_groups"]
 
@@ -21,103 +36,158 @@ DEFAULT_CUTS: Mapping[str, float] = {
 """Profile name to the share of groups it quantizes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Ops that share a format; its score is the sum of theirs."""
-
-    name: str
-    ops: tuple[OpScore, ...]
-
-    @property
-    def score(self) -> float:
-        """Predicted damage of quantizing the group: damages of its ops added up."""
-        return math.fsum(op.score for op in self.ops)
-
-
-def rank_groups(report: SensitivityReport) -> list[Group]:
-    """The report's groups, least sensitive first; ties in the order of their names."""
-    members: dict[str, list[OpScore]] = {}
-    for op in report.ops:
-        members.setdefault(op.group, []).append(op)
-    groups = [
-        Group(name=name, ops=tuple(sorted(ops, key=lambda op: op.name)))
-        for name, ops in members.items()
-    ]
-    return sorted(groups, key=lambda group: (group.score, group.name))
-
-
 def build_spectrum(
-    report: SensitivityReport, *, report_sha256: str, cuts: Mapping[str, float] = DEFAULT_CUTS
+    report: SensitivityReport | Sequence[SensitivityReport],
+    *,
+    report_sha256: str | Sequence[str],
+    cuts: Mapping[str, float] = DEFAULT_CUTS,
+    budgets: Mapping[str, Budget] | None = None,
+    keeps: Sequence[Keep] = (),
+    latency: LatencyTable | None = None,
 ) -> Spectrum:
-    """Cut the ranking at the given shares of groups.
+    """Cut the ranking at the given shares of groups, and solve the budgets.
 
-    A cut of share *s* quantizes the ``floor(s * groups + 1/2)`` least sensitive groups; a cut
-    above 0 at least one. Fused ops are one group, so no profile tears them apart.
+    A cut of share *s* quantizes the ``floor(s * groups + 1/2)`` least sensitive of the groups that
+    are not fixed, in the format of the first report; a cut above 0 at least one. A budget gives
+    each group high precision or any report's format (:mod:`quantspectrum.spectrum.budgets`). Fused
+    ops are one group, so no profile tears them apart.
 
     Args:
-        report: Scores of the candidates.
-        report_sha256: Hash of the report's file, for the record.
+        report: Scores of the candidates; several are of one format each and alike in all else.
+        report_sha256: Hash of each report's file, for the record.
         cuts: Profile name to share, from 0 to 1.
+        budgets: Profile name to budget.
+        keeps: Formats fixed by pattern, in every profile but those of a cut of 0.
+        latency: Times that budgets of latency are over.
 
     Raises:
-        UserError: The report scores nothing, or a share is out of range.
+        UserError: The reports score nothing or do not belong together, a share is out of range, a
+            budget cannot be met, two profiles have one name, or a kept op tears a group apart.
     """
-    if not report.ops:
-        raise UserError("the sensitivity report scores no op; there is nothing to quantize")
-    if any(note.reason.startswith("not measured") for note in report.coverage.skipped):
-        raise UserError(
-            f"the sensitivity report is partial ({report.stopped_by}); run the same command again "
-            "to complete it"
-        )
+    reports = [report] if isinstance(report, SensitivityReport) else list(report)
+    hashes = [report_sha256] if isinstance(report_sha256, str) else list(report_sha256)
+    scored = scored_groups(reports)
     for name, share in cuts.items():
         if not 0 <= share <= 1:
             raise UserError(f"cut {name}={share}: a share of groups lies between 0 and 1")
-    groups = rank_groups(report)
+        if budgets and name in budgets:
+            raise UserError(f"a cut and a budget are both called {name!r}; rename one")
+    fixed = fixed_groups(keeps, reports[0], scored.formats)
+    model = reports[0].provenance.model
+    problem = Problem(scored=scored, fixed=fixed, model=model, latency=latency)
     ordered = sorted(cuts.items(), key=lambda cut: cut[1])
+    profiles = [_cut(name, share, problem) for name, share in ordered]
+    profiles += [_budget(name, budget, problem) for name, budget in (budgets or {}).items()]
+    shared, by_format = _ranges(reports)
     return Spectrum(
-        model=report.provenance.model,
-        lens=report.lens,
-        base=report.base,
-        report_sha256=report_sha256,
-        formats={report.format.name: report.format},
-        candidates=tuple(Op(**_op_fields(op)) for group in groups for op in group.ops),
-        input_ranges={op.name: op.input_range for op in report.ops if op.input_range is not None},
-        profiles=tuple(_profile(name, s, groups, report.format.name) for name, s in ordered),
+        model=model,
+        lens=reports[0].lens,
+        base=reports[0].base,
+        report_sha256=hashes[0],
+        reports=tuple(
+            Source(format=one.format.name, sha256=sha)
+            for one, sha in zip(reports, hashes, strict=True)
+        ),
+        formats=dict(scored.formats),
+        candidates=tuple(_op(op) for group in scored.groups for op in group.ops),
+        damages={
+            group.name: {fmt: scored.scores[fmt][group.name].score for fmt in scored.formats}
+            for group in scored.groups
+        },
+        input_ranges=shared,
+        format_ranges=by_format,
+        profiles=tuple(profiles),
     )
 
 
-def _profile(name: str, share: float, groups: Sequence[Group], fmt: str) -> Profile:
-    count = math.floor(share * len(groups) + 0.5)
+def _cut(name: str, share: float, problem: Problem) -> Profile:
+    fmt = problem.scored.first
+    free = [group for group in problem.scored.groups if group.name not in problem.fixed]
+    count = math.floor(share * len(free) + 0.5)
     if share > 0:
-        count = max(1, count)
-    chosen = groups[:count]
+        count = min(len(free), max(1, count))
+    chosen = {group.name: fmt for group in free[:count]}
+    if share > 0:
+        chosen |= {group: kept for group, kept in problem.fixed.items() if kept != HIGH}
+    if share == 0:
+        rule = "nothing is quantized (cut 0%)"
+    else:
+        rule = f"the {count} least sensitive of {len(free)} groups in {fmt} (cut {share * 100:g}%)"
+    return _profile(name, rule, chosen, problem, _cut_ties(free, count))
+
+
+def _cut_ties(free: Sequence[Group], count: int) -> CutTies | None:
+    """Groups that cannot be told from the nearest one on the other side of a cut."""
+    if not 0 < count < len(free):
+        return None
+    last, first = free[count - 1], free[count]
+    if last.stderr is None or first.stderr is None:
+        return None
+    tied = judged = 0
+    for place, group in enumerate(free):
+        across = first if place < count else last
+        if group.stderr is None or across.stderr is None:
+            continue
+        judged += 1
+        error = math.hypot(group.stderr, across.stderr)
+        tied += abs(group.score - across.score) <= 2 * error
+    return CutTies(groups=tied, judged=judged)
+
+
+def _budget(name: str, budget: Budget, problem: Problem) -> Profile:
+    found = assign(name, budget, problem)
+    return _profile(name, found.rule, found.formats, problem, found.ties, found.optimum)
+
+
+def _profile(
+    name: str,
+    rule: str,
+    chosen: Mapping[str, str],
+    problem: Problem,
+    ties: CutTies | None,
+    optimum: Optimum | None = None,
+) -> Profile:
+    scored = problem.scored
+    ops = {op.name: chosen[g.name] for g in scored.groups if g.name in chosen for op in g.ops}
+    candidates = [op for group in scored.groups for op in group.ops]
+    assert not torn_groups(ops, candidates), "groups are whole"
+    scores = [scored.scores[fmt][group].score for group, fmt in chosen.items()]
+    negative = sum(score < 0 for score in scores)
+    if problem.fixed and chosen:
+        rule += f"; {len(problem.fixed)} groups fixed by --keep"
+    if negative:
+        counted = "counted as 0 by the budget" if optimum is not None else "added up as they are"
+        rule += f"; {negative} scores below zero (noise) {counted}"
     return Profile(
         name=name,
-        share=count / len(groups),
-        groups=count,
-        ops={op.name: fmt for group in chosen for op in group.ops},
-        predicted_damage=math.fsum(group.score for group in chosen),
+        rule=rule,
+        share=len(chosen) / len(scored.groups),
+        groups=len(chosen),
+        ops=ops,
+        predicted_damage=math.fsum(scores),
+        predicted_bytes=profile_bytes(ops, candidates, scored.formats, problem.model),
+        negative_groups=negative,
+        ties=ties,
+        optimum=optimum,
     )
 
 
-def _op_fields(op: OpScore) -> dict[str, object]:
-    return {key: value for key, value in op.model_dump().items() if key in Op.model_fields}
+def _ranges(
+    reports: Sequence[SensitivityReport],
+) -> tuple[dict[str, tuple[float, float]], dict[str, dict[str, tuple[float, float]]]]:
+    """Input ranges that all static formats share, or else those of each."""
+    found = {
+        report.format.name: {
+            op.name: op.input_range for op in report.ops if op.input_range is not None
+        }
+        for report in reports
+    }
+    static = {fmt: ranges for fmt, ranges in found.items() if ranges}
+    different = list(static.values())
+    if all(ranges == different[0] for ranges in different):
+        return (different[0] if different else {}), {}
+    return {}, static
 
 
-def parse_cuts(texts: Sequence[str]) -> dict[str, float]:
-    """Read cut points written as ``NAME=SHARE``, with a share such as ``0.3`` or ``30%``.
-
-    Raises:
-        UserError: A text is not of that form, or a name occurs twice or cannot be a file name.
-    """
-    cuts: dict[str, float] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
-        except ValueError:
-            raise UserError(f"cut {text!r} is not NAME=SHARE, such as mild=15%") from None
-        if not name.replace("-", "").replace("_", "").isalnum() or name in cuts:
-            raise UserError(f"cut {text!r}: use a new name of letters, digits, '-' and '_'")
-        cuts[name] = share
-    return cuts
+def _op(op: OpScore) -> Op:
+    return Op.model_validate({k: v for k, v in op.model_dump().items() if k in Op.model_fields})
