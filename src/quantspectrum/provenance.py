@@ -69,7 +69,12 @@ def _git_sha() -> str | None:
 
 
 def describe_model(
-    model: nn.Module, config: PretrainedConfig, *, model_id: str, revision: str | None
+    model: nn.Module,
+    config: PretrainedConfig,
+    *,
+    model_id: str,
+    revision: str | None,
+    storage_dtype: torch.dtype | None = None,
 ) -> ModelIdentity:
     """Identify a loaded model by its configuration and a fingerprint of its weights.
 
@@ -97,6 +102,7 @@ def describe_model(
         weights_fingerprint=sha.hexdigest(),
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         parameters=parameters,
+        storage_dtype=str(storage_dtype).removeprefix("torch.") if storage_dtype else None,
     )
 
 

@@ -38,6 +38,7 @@ class ModelIdentity(Record):
             evenly spaced, as float32.
         dtype: Type the weights were loaded in.
         parameters: Number of parameters, tied ones once.
+        storage_dtype: Type its checkpoint keeps weights in; ``None`` where that is ``dtype``.
     """
 
     id: str
@@ -47,6 +48,7 @@ class ModelIdentity(Record):
     weights_fingerprint: str
     dtype: str
     parameters: int
+    storage_dtype: str | None = None
 
 
 class DataIdentity(Record):

@@ -165,6 +165,7 @@ def load_model(spec: ModelSpec) -> Loaded:
             model.config,
             model_id=_model_id(spec),
             revision=getattr(model.config, "_commit_hash", None) or spec.revision,
+            storage_dtype=_storage_dtype(config, dtype, spec),
         ),
         device=input_device(model, device),
         spec=spec,

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from quantspectrum.artifacts import CutTies, LatencyTable, ModelIdentity, Optimum
 from quantspectrum.errors import UserError
-from quantspectrum.spectrum.costs import model_bytes, op_bytes
+from quantspectrum.spectrum.costs import model_bytes, op_bytes, storage_of
 from quantspectrum.spectrum.groups import Group, Scored
 from quantspectrum.spectrum.legality import HIGH
 from quantspectrum.spectrum.program import Infeasible, Option, Solution, solve
@@ -46,7 +46,7 @@ class Problem:
     def bytes_of(self, group: Group, fmt: str) -> Fraction:
         """Bytes of a group's parameters in a format."""
         form = None if fmt == HIGH else self.scored.formats[fmt]
-        return Fraction(sum(op_bytes(op, form, self.model.dtype) for op in group.ops))
+        return Fraction(sum(op_bytes(op, form, storage_of(self.model)) for op in group.ops))
 
     def damage_of(self, group: Group, fmt: str) -> Fraction:
         """Predicted damage as budgets count it: a score below zero, which is noise, is zero."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from quantspectrum.artifacts.base import ModelIdentity
     from quantspectrum.artifacts.sensitivity import Op
 
-__all__ = ["dtype_bytes", "model_bytes", "op_bytes", "profile_bytes"]
+__all__ = ["dtype_bytes", "model_bytes", "op_bytes", "profile_bytes", "storage_of"]
 
 _SCALE_BYTES = 4
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -28,6 +28,11 @@ def dtype_bytes(dtype: str) -> int:
         return _DTYPE_BYTES[dtype]
     except KeyError:
         raise ValueError(f"weights in {dtype}: their size is not known") from None
+
+
+def storage_of(model: ModelIdentity) -> str:
+    """The type in which a checkpoint keeps what is not quantized."""
+    return model.storage_dtype or model.dtype
 
 
 def op_bytes(op: Op, fmt: Format | None, dtype: str) -> int:
@@ -65,8 +70,8 @@ def op_bytes(op: Op, fmt: Format | None, dtype: str) -> int:
 
 
 def model_bytes(model: ModelIdentity) -> int:
-    """Weight bytes of the unquantized model: every parameter once, in the type it was loaded in."""
-    return model.parameters * dtype_bytes(model.dtype)
+    """Weight bytes of the unquantized checkpoint: every parameter once, in its type."""
+    return model.parameters * dtype_bytes(storage_of(model))
 
 
 def profile_bytes(
@@ -76,8 +81,9 @@ def profile_bytes(
     model: ModelIdentity,
 ) -> int:
     """Weight bytes of the whole model with the given ops in their formats."""
+    dtype = storage_of(model)
     saved = sum(
-        op_bytes(op, None, model.dtype) - op_bytes(op, formats[ops[op.name]], model.dtype)
+        op_bytes(op, None, dtype) - op_bytes(op, formats[ops[op.name]], dtype)
         for op in candidates
         if op.name in ops
     )

@@ -65,7 +65,7 @@ def measure_latency(
     if not candidates:
         raise UserError("no op is a candidate; widen --include")
     watch = Stopwatch(loaded.device)
-    dtype = loaded.storage_dtype
+    dtype = getattr(torch, loaded.identity.dtype)
     shapes = list(dict.fromkeys(op.shape for op in candidates))
     asked: list[Format | None] = [None, *formats]
     step = progress(len(shapes) * len(rows) * len(asked))

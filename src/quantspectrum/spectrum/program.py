@@ -16,7 +16,11 @@ assignment that is over the budget by the solver's tolerance is cut off and the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -196,13 +200,14 @@ def _milp(
         LinearConstraint(csr_array(costs[None, :]), -np.inf, _SCALE if spare else 0.0),
     ]
     for _ in range(_MOST_CUTS):
-        done = milp(
-            values,
-            integrality=np.ones(len(columns)),
-            bounds=Bounds(0, 1),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT_S},
-        )
+        with _silent_stdout():
+            done = milp(
+                values,
+                integrality=np.ones(len(columns)),
+                bounds=Bounds(0, 1),
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT_S},
+            )
         if done.x is None:
             return None, done.status == _INFEASIBLE
         picks = tuple(o for (_, o), taken in zip(columns, done.x, strict=True) if taken > 0.5)
@@ -212,6 +217,30 @@ def _milp(
         here = np.array([float(picks[g] == o) for g, o in columns])
         constraints.append(LinearConstraint(csr_array(here[None, :]), -np.inf, len(core) - 1))
     return None, False
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Keep what C code prints out of the standard output, which may be a record as JSON.
+
+    HiGHS, as scipy 1.17 has it, prints a line where it repairs a solution, with output switched off.
+    """
+    try:
+        flush = ctypes.CDLL(None).fflush
+        kept = os.dup(1)
+    except (OSError, AttributeError, TypeError):  # No C library by that name, or no stdout.
+        yield
+        return
+    sys.stdout.flush()
+    flush(None)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            flush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _totals(menu: Sequence[Sequence[Option]], picks: Sequence[int]) -> tuple[Fraction, Fraction]:
