@@ -112,8 +112,10 @@ def _budget(kind: str, amount: str, text: str) -> Budget | None:
 
 
 def _limit(kind: str, amount: str) -> Fraction | None:
+    # Scores and times are floats, and so is what they are compared with: 0.4 is within 0.4.
     if kind == "damage":
-        return _number(amount)
+        number = _number(amount)
+        return Fraction(float(number)) if number is not None else None
     if kind == "bytes":
         try:
             return Fraction(parse_bytes(amount))
@@ -122,7 +124,7 @@ def _limit(kind: str, amount: str) -> Fraction | None:
     if kind == "latency":
         unit = next((unit for unit in _SECONDS if amount.endswith(unit)), None)
         number = _number(amount.removesuffix(unit)) if unit else None
-        return number * _SECONDS[unit] if unit and number else None
+        return Fraction(float(number * _SECONDS[unit])) if unit and number else None
     return None
 
 
