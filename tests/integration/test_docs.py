@@ -21,6 +21,7 @@ import models_tiny
 from integration.docs_commands import DOCUMENTS, ROOT, fences, shown_commands
 from quantspectrum.artifacts import (
     Evaluation,
+    LatencyTable,
     Manifest,
     SensitivityReport,
     Spectrum,
@@ -43,6 +44,7 @@ ADDED: dict[str, tuple[str, ...]] = {
     "ops": _DEVICE,
     "sensitivity": (*_DEVICE, *_DATA),
     "spectrum": ("--quiet",),
+    "latency": (*_DEVICE, "--repeats", "2"),
     "quantize": _DEVICE,
     "evaluate": (*_DEVICE, *_DATA),
 }
@@ -118,8 +120,11 @@ def check_written(arguments: list[str]) -> None:
             assert path.with_suffix(".md").is_file()
     elif command == "spectrum":
         names = [profile.name for profile in read_artifact(out, Spectrum).profiles]
-        cuts = [cut.split("=")[0] for cut in asked.cut] if asked.cut else list(PROFILES)
-        assert names[-len(cuts) :] == cuts
+        asked_for = [rule.split("=")[0] for rule in (*(asked.cut or ()), *(asked.budget or ()))]
+        wanted = asked_for or list(PROFILES)
+        assert names[-len(wanted) :] == wanted
+    elif command == "latency":
+        assert read_artifact(out, LatencyTable).entries
     elif command == "quantize":
         assert read_artifact(out / "manifest.json", Manifest).profile.name == asked.profile
         assert (out / "model.safetensors").is_file()

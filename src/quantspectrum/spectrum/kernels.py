@@ -29,10 +29,17 @@ class Absent(Exception):  # noqa: N818 - an answer, written into the table
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A linear with its weight prepared: ``run`` takes ``(rows, in)`` and gives ``(rows, out)``."""
+    """A linear with its weight prepared.
+
+    Attributes:
+        name: Which kernel, in words.
+        run: Takes ``(rows, in)`` and gives ``(rows, out)``.
+        scale_dtype: The type it wants the weight's scales in.
+    """
 
     name: str
     run: Callable[[Tensor], Tensor]
+    scale_dtype: torch.dtype = torch.float32
 
 
 def high_precision(weight: Tensor) -> Kernel:
@@ -134,6 +141,7 @@ def _int8_weights(fmt: Format, weight: Tensor) -> Kernel:
     return Kernel(
         name="torch._weight_int8pack_mm",
         run=lambda x: torch._weight_int8pack_mm(x, codes, outputs),
+        scale_dtype=weight.dtype,
     )
 
 
@@ -157,10 +165,12 @@ def _int4_weights(fmt: Format, weight: Tensor) -> Kernel:
         return Kernel(
             name="aten::_weight_int4pack_mm_for_cpu",
             run=lambda x: aten._weight_int4pack_mm_for_cpu(x, packed, size, pairs),
+            scale_dtype=weight.dtype,
         )
     halves = (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8)
     packed = aten._convert_weight_to_int4pack(halves, 8)
     return Kernel(
         name="aten::_weight_int4pack_mm",
         run=lambda x: aten._weight_int4pack_mm(x, packed, size, pairs),
+        scale_dtype=weight.dtype,
     )

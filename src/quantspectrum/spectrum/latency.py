@@ -29,7 +29,7 @@ __all__ = ["MAX_RELATIVE_L2", "measure_latency"]
 MAX_RELATIVE_L2 = 0.02
 """Largest accepted distance of a kernel's result from the float32 product of the same numbers.
 
-A bfloat16 result is rounded to 0.4 %, and so may be its inputs' scales; a wrong scale is far more.
+A bfloat16 result is rounded to 0.4 %; a wrong scale or order of codes is far more than the bound.
 """
 
 _WARM_UP = 3
@@ -102,7 +102,7 @@ def _entry(
         return _absent(shape, name, rows, str(reason))
     except (RuntimeError, NotImplementedError) as error:
         return _absent(shape, name, rows, f"the kernel refuses: {str(error).splitlines()[0][:200]}")
-    distance = _distance(found, x, weight, fmt)
+    distance = _distance(found, x, weight, fmt, kernel.scale_dtype)
     # A comparison with NaN is false, so that NaN fails here too.
     if not distance <= MAX_RELATIVE_L2:
         return _absent(
@@ -137,11 +137,13 @@ def _random(
     return x.to(device, dtype), weight.to(device, dtype)
 
 
-def _distance(found: Tensor, x: Tensor, weight: Tensor, fmt: Format | None) -> float:
+def _distance(
+    found: Tensor, x: Tensor, weight: Tensor, fmt: Format | None, scale_dtype: torch.dtype
+) -> float:
     """``||found - expected|| / ||expected||`` against fake-quantized operands in float32."""
     x, weight = x.float(), weight.float()
     if fmt is not None:
-        weight = fake_quantize_weight(weight, fmt.weight)
+        weight = fake_quantize_weight(weight, fmt.weight, scale_dtype)
     if fmt is not None and (act := fmt.activation) is not None:
         x = (
             fake_quantize_input(x, act)
