@@ -111,7 +111,8 @@ class Spectrum(Artifact):
         report_sha256: Hash of the file of the first sensitivity report, which ranks the groups.
         reports: Every report, the first one first.
         formats: Format name to format, for every format a profile may name.
-        profiles: The profiles: those of cuts by share, then those of budgets as they were given.
+        profiles: The profiles, the mildest first: by share where all are cuts, otherwise by
+            weight bytes, most first.
         damages: Group to format to predicted damage, the sum of the scores of the group's ops.
         candidates: Every op a profile may quantize, least sensitive group of the first report
             first.

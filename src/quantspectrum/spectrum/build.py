@@ -50,7 +50,8 @@ def build_spectrum(
     A cut of share *s* quantizes the ``floor(s * groups + 1/2)`` least sensitive of the groups that
     are not fixed, in the format of the first report; a cut above 0 at least one. A budget gives
     each group high precision or any report's format (:mod:`quantspectrum.spectrum.budgets`). Fused
-    ops are one group, so no profile tears them apart.
+    ops are one group, so no profile tears them apart. Profiles go from the mildest to the most
+    aggressive: cuts alone by share, with budgets all by weight bytes, most first.
 
     Args:
         report: Scores of the candidates; several are of one format each and alike in all else.
@@ -77,7 +78,9 @@ def build_spectrum(
     problem = Problem(scored=scored, fixed=fixed, model=model, latency=latency)
     ordered = sorted(cuts.items(), key=lambda cut: cut[1])
     profiles = [_cut(name, share, problem) for name, share in ordered]
-    profiles += [_budget(name, budget, problem) for name, budget in (budgets or {}).items()]
+    if budgets:
+        profiles += [_budget(name, budget, problem) for name, budget in budgets.items()]
+        profiles.sort(key=lambda profile: -(profile.predicted_bytes or 0))
     shared, by_format = _ranges(reports)
     return Spectrum(
         model=model,
