@@ -138,6 +138,31 @@ def latency_table(made: list[SensitivityReport]) -> LatencyTable:
     )
 
 
+def against_cut(report: SensitivityReport, share: int) -> dict[str, Any]:
+    """One format under a budget of bytes, by the program and by the ranking: the smallest cut within."""
+    groups = len({op.group for op in report.ops})
+    cuts = {f"c{count}": count / groups for count in range(groups + 1)}
+    spectrum = build_spectrum(
+        report,
+        report_sha256="x",
+        cuts=cuts,
+        budgets=parse_budgets([f"solved=bytes:{share}%"]),
+    )
+    solved = spectrum.profile("solved")
+    limit = share / 100 * report.provenance.model.parameters * 2
+    fitting = [p for p in spectrum.profiles if p.name != "solved" and p.predicted_bytes <= limit]
+    cut = min(fitting, key=lambda profile: profile.groups)
+    return {
+        "bytes_share": share,
+        "solved_damage": solved.predicted_damage,
+        "solved_bytes": solved.predicted_bytes,
+        "cut_damage": cut.predicted_damage,
+        "cut_bytes": cut.predicted_bytes,
+        "cut_groups": cut.groups,
+        "solved_groups": solved.groups,
+    }
+
+
 def timed(work: Any) -> tuple[float, Any]:
     """Seconds of the median of the repeats, and what was made."""
     times, found = [], None
@@ -200,6 +225,10 @@ def main() -> None:
             print(f"{text:<20} stage {stage_s:.3f} s, solving {solve_s:.3f} s, {profile.rule}")
         size = (Path(work) / "s.json").stat().st_size
     ops = made[0].ops
+    single = [
+        against_cut(next(one for one in stored if one.format.name == "w8a8"), share)
+        for share in (60, 65, 70, 80, 90)
+    ]
     result = {
         "bench": "resolve",
         "machine": machine(),
@@ -212,6 +241,7 @@ def main() -> None:
         "worst_stage_s": max(row["stage_s"] for row in rows),
         "worst_solve_s": max(row["solve_s"] for row in rows),
         "budgets": rows,
+        "one_format_against_the_cut": single,
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -299,7 +299,7 @@ def spectrum(
         budgets=solved,
         keeps=parse_keeps(keeps),
         latency=read_artifact(latency, LatencyTable) if latency is not None else None,
-    )
+    ).sealed()
     write_artifact(out, made)
     return made
 

@@ -190,3 +190,19 @@ def test_the_guide_names_every_key() -> None:
     shown = json.loads((ROOT / "docs/spectrum.schema.json").read_text(encoding="utf-8"))
     keys = [*shown["properties"], *shown["$defs"]["Profile"]["properties"]]
     assert [key for key in keys if f"`{key}`" not in guide] == []
+
+
+def test_the_decisions_tell_what_the_bench_measured() -> None:
+    result = json.loads((ROOT / "bench/results/resolve.json").read_text(encoding="utf-8"))
+    text = " ".join((ROOT / "docs/decisions.md").read_text(encoding="utf-8").split())
+    assert result["worst_stage_s"] <= 0.5
+    assert all(row["proved"] for row in result["budgets"])
+    less = [
+        100 * (1 - row["solved_damage"] / row["cut_damage"])
+        for row in result["one_format_against_the_cut"]
+    ]
+    assert f"predicts {int(min(less))} to {round(max(less))} % less damage" in text
+    assert (
+        f"{result['ops']} ops of the 3B in {'five' if len(result['formats']) == 5 else '?'}" in text
+    )
+    assert result["language_ops"] == 252

@@ -174,13 +174,7 @@ def _latency(name: str, budget: Budget, problem: Problem) -> _Measure:
             f"{rule}: the latency table is of {table.dtype}, the reports of {problem.model.dtype}; "
             "measure it with --dtype of the reports"
         )
-    measured = table.rows()
-    if budget.rows is None and len(measured) != 1:
-        raise UserError(
-            f"{rule}: the table has times for {', '.join(map(str, measured)) or 'no'} rows; say "
-            "which, such as latency:80%@ROWS"
-        )
-    rows = budget.rows if budget.rows is not None else measured[0]
+    rows = _rows(budget, table, rule)
     times = {(e.shape, e.format): Fraction(e.median_s) for e in table.entries if e.rows == rows}
 
     def cost(group: Group, fmt: str) -> Fraction | None:
@@ -207,6 +201,19 @@ def _latency(name: str, budget: Budget, problem: Problem) -> _Measure:
         what=f"summed times of the candidates' linears at {rows} rows on {where}",
         say=lambda v: f"{float(v) * 1e3:.6g} ms",
         note=note,
+    )
+
+
+def _rows(budget: Budget, table: LatencyTable, rule: str) -> int:
+    """The count of rows whose times are meant."""
+    measured = table.rows()
+    if budget.rows is not None and budget.rows in measured:
+        return budget.rows
+    if budget.rows is None and len(measured) == 1:
+        return measured[0]
+    raise UserError(
+        f"{rule}: the table has times for {', '.join(map(str, measured)) or 'no'} rows; say which, "
+        "such as latency:80%@ROWS"
     )
 
 

@@ -68,19 +68,10 @@ def build_spectrum(
     reports = [report] if isinstance(report, SensitivityReport) else list(report)
     hashes = [report_sha256] if isinstance(report_sha256, str) else list(report_sha256)
     scored = scored_groups(reports)
-    for name, share in cuts.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"cut {name}={share}: a share of groups lies between 0 and 1")
-        if budgets and name in budgets:
-            raise UserError(f"a cut and a budget are both called {name!r}; rename one")
     fixed = fixed_groups(keeps, reports[0], scored.formats)
     model = reports[0].provenance.model
     problem = Problem(scored=scored, fixed=fixed, model=model, latency=latency)
-    ordered = sorted(cuts.items(), key=lambda cut: cut[1])
-    profiles = [_cut(name, share, problem) for name, share in ordered]
-    if budgets:
-        profiles += [_budget(name, budget, problem) for name, budget in budgets.items()]
-        profiles.sort(key=lambda profile: -(profile.predicted_bytes or 0))
+    profiles = _profiles(cuts, budgets or {}, problem)
     shared, by_format = _ranges(reports)
     return Spectrum(
         model=model,
@@ -101,6 +92,23 @@ def build_spectrum(
         format_ranges=by_format,
         profiles=tuple(profiles),
     )
+
+
+def _profiles(
+    cuts: Mapping[str, float], budgets: Mapping[str, Budget], problem: Problem
+) -> list[Profile]:
+    """The profiles of all rules, the mildest first."""
+    for name, share in cuts.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"cut {name}={share}: a share of groups lies between 0 and 1")
+        if name in budgets:
+            raise UserError(f"a cut and a budget are both called {name!r}; rename one")
+    ordered = sorted(cuts.items(), key=lambda cut: cut[1])
+    profiles = [_cut(name, share, problem) for name, share in ordered]
+    if budgets:
+        profiles += [_budget(name, budget, problem) for name, budget in budgets.items()]
+        profiles.sort(key=lambda profile: -(profile.predicted_bytes or 0))
+    return profiles
 
 
 def _cut(name: str, share: float, problem: Problem) -> Profile:
