@@ -368,6 +368,20 @@ class TestReportsThatDoNotBelongTogether:
             built(both, "d=damage:1")
         assert built(both[:1], "d=damage:1")
 
+    @pytest.mark.parametrize("budgets", [(), ("d=damage:1",)])
+    def test_what_is_only_an_order_can_be_cut_and_no_more(self, budgets: tuple[str, ...]) -> None:
+        one, two = (report(fmt, self.SCORES, lens="heuristic:size") for fmt in ("w8a8", "fp8"))
+        assert built([one], cuts={"half": 0.5})
+        reports = [one] if budgets else [one, two]
+        with pytest.raises(UserError, match=r"heuristic:size are an order and no damage"):
+            built(reports, *budgets, cuts={"half": 0.5})
+
+    def test_scores_from_files_of_unknown_samples_do_not_compare(self) -> None:
+        both = [report(fmt, self.SCORES, lens="import:x") for fmt in ("w8a8", "fp8")]
+        with pytest.raises(UserError, match="no record of the samples"):
+            built(both, "d=damage:1")
+        assert built(both[:1], "d=damage:1")
+
     def test_a_cut_and_a_budget_of_one_name_are_refused(self) -> None:
         with pytest.raises(UserError, match="a cut and a budget are both called 'x'"):
             built([self.ONE], "x=damage:1", cuts={"x": 0.5})

@@ -19,7 +19,7 @@ from quantspectrum.artifacts import (
 from quantspectrum.errors import UserError
 from quantspectrum.spectrum.budgets import Problem, assign
 from quantspectrum.spectrum.costs import profile_bytes
-from quantspectrum.spectrum.groups import Group, rank_groups, scored_groups
+from quantspectrum.spectrum.groups import Group, check_additive, rank_groups, scored_groups
 from quantspectrum.spectrum.keeps import fixed_groups
 from quantspectrum.spectrum.legality import HIGH, torn_groups
 from quantspectrum.spectrum.rules import Budget, Keep, parse_cuts
@@ -68,6 +68,8 @@ def build_spectrum(
     reports = [report] if isinstance(report, SensitivityReport) else list(report)
     hashes = [report_sha256] if isinstance(report_sha256, str) else list(report_sha256)
     scored = scored_groups(reports)
+    if budgets or len(reports) > 1:
+        check_additive(reports[0].lens)
     fixed = fixed_groups(keeps, reports[0], scored.formats)
     model = reports[0].provenance.model
     problem = Problem(scored=scored, fixed=fixed, model=model, latency=latency)

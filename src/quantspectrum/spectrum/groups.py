@@ -10,7 +10,17 @@ from quantspectrum.artifacts import OpScore, SensitivityReport
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
 
-__all__ = ["Group", "Scored", "check_comparable", "rank_groups", "scored_groups"]
+__all__ = [
+    "Group",
+    "Scored",
+    "check_additive",
+    "check_comparable",
+    "rank_groups",
+    "scored_groups",
+]
+
+_ORDERS = "heuristic:"
+_UNKNOWN_SAMPLES = "import:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +98,19 @@ def scored_groups(reports: Sequence[SensitivityReport]) -> Scored:
     )
 
 
+def check_additive(lens: str) -> None:
+    """Refuse to add up, or to compare across formats, what is only an order.
+
+    Raises:
+        UserError: The lens is a rule of thumb.
+    """
+    if lens.startswith(_ORDERS):
+        raise UserError(
+            f"the scores of {lens} are an order and no damage, which budgets and several formats "
+            "need; cut by share of groups with --cut, or score with a metric"
+        )
+
+
 def check_comparable(reports: Sequence[SensitivityReport]) -> None:
     """Refuse reports whose scores cannot be added up and compared: each but the format must agree.
 
@@ -158,6 +181,8 @@ def _place(op: OpScore) -> tuple[object, ...]:
 
 def _samples(report: SensitivityReport) -> set[str]:
     """Hashes of the samples behind the scores: those of the selection split where it is named."""
+    if report.lens.startswith(_UNKNOWN_SAMPLES):  # Its own data are those of the ranges.
+        return set()
     data = report.provenance.data
     selection = {found.sha256 for found in data if found.split == "selection"}
     return selection or {found.sha256 for found in data}
