@@ -56,6 +56,7 @@ from quantspectrum.artifacts.spectrum import (
     Manifest,
     Profile,
     Spectrum,
+    Treatment,
     Verification,
 )
 
@@ -92,6 +93,7 @@ __all__ = [
     "SensitivityReport",
     "Spectrum",
     "StageState",
+    "Treatment",
     "Verification",
     "read_artifact",
     "sha256_file",

@@ -31,7 +31,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.formats import TensorScheme
 from quantspectrum.models.lazy import LazyModel
 from quantspectrum.models.loading import Loaded
-from quantspectrum.models.placement import named_tensors
+from quantspectrum.models.placement import named_tensors, tensor_of
 from quantspectrum.quantizer import quantize, weight_qparams
 from quantspectrum.simulation import InputQuantizer, OpPlan
 
@@ -40,11 +40,14 @@ __all__ = [
     "Scales",
     "Source",
     "check_plans",
+    "codes_by_rows",
     "count_quantized",
     "entries",
     "loader_input_quantizer",
     "predicted_bytes",
     "quantization_config",
+    "read_tensor",
+    "row_blocks",
     "write",
 ]
 
@@ -178,6 +181,15 @@ def _tensors(source: Source) -> Iterator[tuple[str, Tensor, Callable[[], Tensor]
             yield name, state[name], read
 
 
+def read_tensor(source: Source, name: str) -> Tensor:
+    """Values of one tensor of a source, where they are quantized."""
+    if isinstance(source, LazyModel):
+        kept = source.model.state_dict()[name].dtype
+        return _read(source.tensors[name].read, source.device, kept)
+    owner, _, leaf = name.rpartition(".")
+    return tensor_of(source.model.get_submodule(owner), leaf)
+
+
 def _read(read: Callable[[], Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
     return read().to(device, dtype)
 
@@ -292,12 +304,16 @@ def codes_by_rows(
     values: Tensor, scale: Tensor, zero_point: Tensor, scheme: TensorScheme
 ) -> Tensor:
     """The codes of a weight, made a part of its rows at a time."""
-    step = max(1, _ROWS_ELEMENTS // values.shape[1])
     parts = []
-    for start in range(0, values.shape[0], step):
-        rows = slice(start, start + step)
+    for rows in row_blocks(values, scheme):
         own = (scale[rows], zero_point[rows]) if scale.ndim else (scale, zero_point)
         parts.append(quantize(values[rows], *own, scheme))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
+def row_blocks(weight: Tensor, scheme: TensorScheme) -> list[slice]:
+    """Rows of a weight that are computed together; all of them where they share a scale."""
+    if scheme.granularity == "tensor":
+        return [slice(None)]
+    step = max(1, _ROWS_ELEMENTS // weight.shape[1])
+    return [slice(start, start + step) for start in range(0, weight.shape[0], step)]
