@@ -71,8 +71,6 @@ def treat(
     spectrum: Spectrum,
     profile: str,
     request: TreatmentRequest,
-    *,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Treated:
     """Let llm-compressor change a copy of the model for one profile.
 
@@ -97,7 +95,7 @@ def treat(
                 f"{request.transform} has nothing to do: leave out --transform"
             )
     groups = _gptq_groups(loaded, plans) if request.algorithm == "gptq" else None
-    changed, result = _run(loaded, request, mappings, groups, progress)
+    changed, result = _run(loaded, request, mappings, groups)
     model = copy.deepcopy(loaded.model)
     scales = _apply(model, changed, plans, loaded.storage_dtype)
     treated = replace(loaded, model=model, layout=loaded.adapter.layout(model))
@@ -202,7 +200,6 @@ def _run(
     request: TreatmentRequest,
     mappings: list[tuple[list[str], str]] | None,
     groups: dict[str, Any] | None,
-    progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="quantspectrum-") as work:
         plain = Path(work) / "model"
@@ -229,7 +226,6 @@ def _run(
                 for index, batch in enumerate(request.batches)
                 for name, value in batch.inputs.items()
             },
-            progress=progress,
         )
         return load_file(Path(work) / "changed.safetensors"), result
 

@@ -11,6 +11,7 @@ needed, and none can go wrong.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from _exchange import progress, read_request, read_tensors, usage, versions, write_result
 
-# What llm-compressor prints is not progress: its log goes to standard error, as everything else.
+# llm-compressor logs to the standard output it finds when it is imported, where an error's last
+# line would get lost among its own.
+with contextlib.redirect_stdout(sys.stderr):
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
 
 def calibration(count: int) -> Any:
@@ -35,9 +41,6 @@ def calibration(count: int) -> Any:
 
 def recipe(request: dict[str, Any]) -> list[Any]:
     """The modifiers, in the order they are applied."""
-    from llmcompressor.modifiers.gptq import GPTQModifier
-    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
-
     made: list[Any] = []
     if request["mappings"] is not None:
         made.append(
@@ -84,7 +87,6 @@ def main() -> None:
     request = read_request()
     import torch
     import transformers
-    from llmcompressor import oneshot
     from safetensors.torch import save_file
 
     loader = getattr(transformers, request["loader"])
@@ -96,8 +98,15 @@ def main() -> None:
             f"transformers {transformers.__version__} names no module {missing[0]!r} in this model"
         )
     progress(1, 3)
-    oneshot(model=model, recipe=recipe(request), dataset=calibration(request["batches"]),
-            pipeline=request["pipeline"])  # fmt: skip
+    oneshot(
+        model=model,
+        recipe=recipe(request),
+        dataset=calibration(request["batches"]),
+        pipeline=request["pipeline"],
+        # The batches are encoded already, and the processor of a model that sees pictures needs
+        # packages that nothing here does.
+        processor=object(),
+    )
     progress(2, 3)
     changed = collect(model, touched(request))
     save_file(changed, "changed.safetensors")
