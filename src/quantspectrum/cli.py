@@ -27,6 +27,7 @@ from quantspectrum.options import (
     loading_options,
     ops_options,
     scoring_options,
+    writing_options,
 )
 from quantspectrum.progress import silence_other_bars
 
@@ -99,7 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(call=commands.latency)
 
     one = sub.add_parser(
-        "quantize", parents=[loading, backend, common], help="write the checkpoint of a profile"
+        "quantize",
+        parents=[loading, backend, writing_options(), data, common],
+        help="write the checkpoint of a profile",
     )
     one.add_argument("--spectrum", required=True, metavar="FILE", help="the spectrum")
     one.add_argument("--profile", required=True, metavar="NAME", help="one of its profiles")

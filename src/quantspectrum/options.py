@@ -20,6 +20,8 @@ __all__ = [
     "ops_options",
     "positive",
     "scoring_options",
+    "share",
+    "writing_options",
 ]
 
 
@@ -217,6 +219,45 @@ def backend_options() -> argparse.ArgumentParser:
     group = _group()
     group.add_argument("--backend", default="compressed-tensors", help="what writes variants")
     return group
+
+
+def writing_options() -> argparse.ArgumentParser:
+    """How one variant is made."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--stream",
+        action="store_true",
+        help="quantize tensor by tensor from the model's files, without loading it; needs "
+        "memory for a few tensors, and compares tensors on disk in place of logits",
+    )
+    add(
+        "--transform",
+        choices=["smoothquant"],
+        help="move outliers from activations into weights first (llm-compressor)",
+    )
+    add(
+        "--smoothing",
+        type=share,
+        default=0.5,
+        metavar="ALPHA",
+        help="how much SmoothQuant moves, from 0 to 1 (default: %(default)s)",
+    )
+    add(
+        "--algorithm",
+        choices=["rtn", "gptq"],
+        default="rtn",
+        help="what rounds weights: each to the nearest (default), or GPTQ (llm-compressor)",
+    )
+    return group
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
+    return value
 
 
 def count(text: str) -> int:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,10 +19,16 @@ from quantspectrum.artifacts import DataIdentity, Environment, ModelIdentity, Pr
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PretrainedConfig
 
-__all__ = ["Stopwatch", "describe_model", "environment", "reset_peak_memory"]
+__all__ = [
+    "Stopwatch",
+    "describe_model",
+    "describe_parameters",
+    "environment",
+    "reset_peak_memory",
+]
 
 _PACKAGES = ("torch", "torchvision", "transformers", "compressed-tensors", "safetensors", "numpy")
 _FINGERPRINT_VALUES = 64
@@ -80,15 +87,35 @@ def describe_model(
 
     Where the weights are changes nothing: offloaded ones are read from where they are kept.
     """
-    import torch
-
     from quantspectrum.models.placement import named_parameters
 
+    return describe_parameters(
+        named_parameters(model),
+        config,
+        model_id=model_id,
+        revision=revision,
+        dtype=next(model.parameters()).dtype,
+        storage_dtype=storage_dtype,
+    )
+
+
+def describe_parameters(
+    parameters: Iterable[tuple[str, Callable[[], Tensor]]],
+    config: PretrainedConfig,
+    *,
+    model_id: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    storage_dtype: torch.dtype | None = None,
+) -> ModelIdentity:
+    """The same of parameters that are read one by one, in the model's order, tied ones once."""
+    import torch
+
     sha = hashlib.sha256()
-    parameters, picked = 0, []
-    for name, read in named_parameters(model):
+    count, picked = 0, []
+    for name, read in parameters:
         parameter = read()
-        parameters += parameter.numel()
+        count += parameter.numel()
         sha.update(f"{name}{tuple(parameter.shape)}".encode())
         flat = parameter.reshape(-1)
         picked.append(flat[_evenly_spaced(flat.numel()).to(flat.device)].float().cpu())
@@ -100,8 +127,8 @@ def describe_model(
         model_type=config.model_type,
         config_hash=hashlib.sha256(canonical.encode()).hexdigest(),
         weights_fingerprint=sha.hexdigest(),
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        parameters=parameters,
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=count,
         storage_dtype=str(storage_dtype).removeprefix("torch.") if storage_dtype else None,
     )
 

@@ -22,6 +22,7 @@ from quantspectrum.artifacts import (
     write_text,
 )
 from quantspectrum.backends.quantize import quantize_profile
+from quantspectrum.backends.treatment import TreatmentRequest, treat
 from quantspectrum.data.encode import encode_for
 from quantspectrum.data.prompts import load_prompts
 from quantspectrum.data.sample import Sample
@@ -30,6 +31,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.evaluate.evaluation import EvaluationRequest, check_evaluable, evaluate_model
 from quantspectrum.formats import PRESETS, preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
+from quantspectrum.models.lazy import LazyModel
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import list_ops
 from quantspectrum.report import sensitivity_markdown
@@ -42,6 +44,7 @@ __all__ = [
     "DataRequest",
     "OpsRequest",
     "ScoringRequest",
+    "TreatmentOptions",
     "evaluate",
     "latency",
     "predictions_path",
@@ -159,6 +162,25 @@ class ScoringRequest(Record):
                 parts += [fmt] if len(self.format) > 1 else []
                 paths[metric, fmt] = out.with_name(".".join(parts) + out.suffix)
         return paths
+
+
+class TreatmentOptions(Record):
+    """What llm-compressor does before a variant is written; see :mod:`.backends.treatment`.
+
+    Attributes:
+        transform: ``smoothquant``, or none.
+        algorithm: ``rtn`` rounds each weight to the nearest number, ``gptq`` makes up for errors.
+        strength: SmoothQuant's alpha.
+    """
+
+    transform: Literal["smoothquant"] | None = None
+    algorithm: Literal["rtn", "gptq"] = "rtn"
+    strength: float = 0.5
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to do."""
+        return self.transform is not None or self.algorithm != "rtn"
 
 
 def sensitivity(
@@ -332,16 +354,61 @@ def latency(
 
 
 def quantize(
-    loaded: Loaded, spectrum_path: Path, profile: str, out: Path, *, backend: str
+    source: Loaded | LazyModel,
+    spectrum_path: Path,
+    profile: str,
+    out: Path,
+    *,
+    backend: str,
+    treatment: TreatmentOptions | None = None,
+    data: DataRequest | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Manifest:
-    """Write the variant of one profile to the directory ``out``."""
+    """Write the variant of one profile to the directory ``out``.
+
+    Args:
+        source: The model, or one whose weights stay in its files.
+        spectrum_path: A spectrum of it.
+        profile: One of its profiles.
+        out: Directory to make.
+        backend: What writes it.
+        treatment: What llm-compressor does to the weights first.
+        data: Which samples it calibrates on.
+        say: Told that llm-compressor is at work.
+    """
+    spectrum = read_artifact(spectrum_path, Spectrum)
+    treated = None
+    if treatment is not None and treatment.wanted:
+        if isinstance(source, LazyModel):
+            raise UserError(
+                "llm-compressor calibrates on the loaded model: leave out --stream, or --transform "
+                "and --algorithm"
+            )
+        request = _treatment_request(source, treatment, data or DataRequest())
+        if say is not None:
+            say(f"llm-compressor: {treatment.transform or treatment.algorithm}")
+        treated = treat(source, spectrum, profile, request)
     return quantize_profile(
-        loaded,
-        read_artifact(spectrum_path, Spectrum),
+        source,
+        spectrum,
         profile,
         out,
         spectrum_sha256=sha256_file(spectrum_path),
         backend_name=backend,
+        treated=treated,
+    )
+
+
+def _treatment_request(
+    loaded: Loaded, treatment: TreatmentOptions, data: DataRequest
+) -> TreatmentRequest:
+    splits = data.splits(loaded.takes_images)
+    return TreatmentRequest(
+        transform=treatment.transform,
+        algorithm=treatment.algorithm,
+        strength=treatment.strength,
+        batches=encode_for(loaded, splits.calibration, batch_size=1, max_length=data.max_length),
+        data=(identity(splits.calibration, splits.source, "calibration"),),
     )
 
 

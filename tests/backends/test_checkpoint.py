@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -27,7 +28,7 @@ Limit = Callable[[int], AbstractContextManager[None]]
 
 
 def entry(name: str, tensor: Tensor) -> Entry:
-    return Entry(name=name, nbytes=tensor.nbytes, make=lambda: tensor)
+    return Entry(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype, make=lambda: tensor)
 
 
 def numbered(*sizes: int) -> list[Entry]:
@@ -92,16 +93,16 @@ def test_tensors_are_made_one_shard_at_a_time(tmp_path: Path) -> None:
 
     def lazily(name: str) -> Entry:
         def make() -> Tensor:
-            made.append(f"{name} with {len(names(tmp_path))} shards written")
+            made.append(f"{name} in shard {len(names(tmp_path))}")
             return torch.zeros(10, dtype=torch.uint8)
 
-        return Entry(name=name, nbytes=10, make=make)
+        return Entry(name=name, shape=(10,), dtype=torch.uint8, make=make)
 
     write_shards(tmp_path, [lazily("a"), lazily("b"), lazily("c")], max_shard_bytes=20)
     assert made == [
-        "a with 0 shards written",
-        "b with 0 shards written",
-        "c with 1 shards written",
+        "a in shard 1",
+        "b in shard 1",
+        "c in shard 2",
     ]
 
 
@@ -109,6 +110,74 @@ def test_views_and_gradients_are_written_as_plain_values(tmp_path: Path) -> None
     matrix = torch.arange(6.0, requires_grad=True).reshape(2, 3)
     write_shards(tmp_path, [entry("t", matrix.T)])
     assert torch.equal(load_file(tmp_path / "model.safetensors")["t"], matrix.detach().T)
+
+
+TYPES = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),
+    *(torch.float8_e5m2, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+]
+
+
+def every_type() -> dict[str, Tensor]:
+    made = {str(dtype): torch.arange(-3, 4).to(dtype) for dtype in TYPES}
+    return made | {
+        "bool": torch.tensor([[True], [False]]),
+        "nothing": torch.empty(0, 3),
+        "one": torch.tensor(2.5),
+    }
+
+
+def test_files_are_those_safetensors_itself_writes(tmp_path: Path) -> None:
+    """Read by the library, and byte for byte what it writes but for the order of equal types."""
+    tensors = every_type()
+    write_shards(tmp_path, [entry(name, tensor) for name, tensor in tensors.items()])
+    found = load_file(tmp_path / "model.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert found[name].shape == tensor.shape, name
+        assert found[name].reshape(-1).view(torch.uint8).tolist() == (
+            tensor.reshape(-1).view(torch.uint8).tolist()
+        )
+    save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
+    sizes = [path.stat().st_size for path in (tmp_path / "model.safetensors", tmp_path / "theirs")]
+    assert abs(sizes[0] - sizes[1]) < 64
+
+
+def test_a_tensor_that_is_not_what_was_announced_is_not_written(tmp_path: Path) -> None:
+    wrong = Entry(name="t", shape=(3,), dtype=torch.int8, make=lambda: torch.zeros(4).char())
+    with pytest.raises(AssertionError, match="t: "):
+        write_shards(tmp_path, [wrong])
+
+
+def test_making_stays_a_bounded_number_of_bytes_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "AHEAD_BYTES", 25)
+    written, ahead = [0], []
+    original = checkpoint._write_all
+
+    def slow(file: Any, content: Any) -> None:
+        time.sleep(0.002)
+        original(file, content)
+        written[0] += len(content)
+
+    monkeypatch.setattr(checkpoint, "_write_all", slow)
+
+    def lazily(index: int) -> Entry:
+        def make() -> Tensor:
+            # The header is written first.
+            ahead.append(10 * index - (written[0] - header))
+            return torch.full((10,), index, dtype=torch.uint8)
+
+        return Entry(name=f"t{index}", shape=(10,), dtype=torch.uint8, make=make)
+
+    entries = [lazily(index) for index in range(30)]
+    header = len(checkpoint._header(entries))
+    write_shards(tmp_path, entries)
+    assert max(ahead) <= 20
+    found = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(found[f"t{i}"], torch.full((10,), i).byte()) for i in range(30))
 
 
 @pytest.mark.parametrize(("limit", "shards"), [(2**40, 1), (70_000, 7), (1, 21)])

@@ -369,28 +369,39 @@ def test_a_disk_that_fills_up_leaves_nothing(
     assert "free space" in message
 
 
-def test_a_variant_that_reloads_differently_is_not_kept(
+def test_a_variant_with_other_codes_is_not_kept(
     tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = compressed_tensors.quantize
     monkeypatch.setattr(compressed_tensors, "quantize", lambda *args: original(*args).flip(0))
     message = refusal(tiny, tmp_path / "variant")
+    assert "holds other values of model.layers.0.self_attn.q_proj.weight" in message
+    assert "it was not kept" in message
+
+
+def test_a_variant_that_reloads_differently_is_not_kept(
+    tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every tensor is right, and the loader puts them together otherwise."""
+    original = quantize.load_model
+
+    def other(spec: ModelSpec) -> Loaded:
+        loaded = original(spec)
+        with torch.no_grad():
+            loaded.model.get_parameter("model.norm.weight").mul_(1.1)
+        return loaded
+
+    monkeypatch.setattr(quantize, "load_model", other)
+    message = refusal(tiny, tmp_path / "variant")
     assert "differs from the simulated one" in message
     assert "it was not kept" in message
 
 
-def test_a_variant_that_gives_no_numbers_is_not_kept(
-    tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = compressed_tensors._plain_entry
-
-    def broken(name: str, tensor: Tensor, read: Any, dtype: torch.dtype) -> Any:
-        if name == "model.norm.weight":
-            return original(name, tensor, lambda: torch.full_like(tensor, float("nan")), dtype)
-        return original(name, tensor, read, dtype)
-
-    monkeypatch.setattr(compressed_tensors, "_plain_entry", broken)
-    assert "nan" in refusal(tiny, tmp_path / "variant")
+def test_a_variant_that_gives_no_numbers_is_not_kept(tiny: Loaded, tmp_path: Path) -> None:
+    spectrum = spectrum_for(tiny)
+    with torch.no_grad():
+        tiny.model.get_parameter("model.norm.weight").fill_(float("nan"))
+    assert "nan" in refusal(tiny, tmp_path / "variant", "half", spectrum)
 
 
 def test_an_offloaded_model_is_not_quantized(tiny: Loaded, tmp_path: Path) -> None:
@@ -406,8 +417,10 @@ def test_a_variant_with_an_op_too_few_is_not_kept(
 ) -> None:
     original = compressed_tensors.write
 
-    def forgetful(loaded: Loaded, plans: dict[str, OpPlan], directory: Path) -> None:
-        original(loaded, dict(list(plans.items())[1:]), directory)
+    def forgetful(
+        loaded: Loaded, plans: dict[str, OpPlan], directory: Path, scales: Any = None
+    ) -> None:
+        original(loaded, dict(list(plans.items())[1:]), directory, scales)
 
     monkeypatch.setattr(compressed_tensors, "write", forgetful)
     assert "holds 6 quantized weights where 7 were planned" in refusal(tiny, tmp_path / "variant")

@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+)
 
 import models_tiny
 from quantspectrum.backends.compressed_tensors import write
@@ -17,6 +21,8 @@ from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import list_ops
 from quantspectrum.sensitivity.calibration import observe_ranges
 from quantspectrum.simulation import OpPlan, Simulation
+
+MIXED = ["w8a8", "fp8", "w4a16", "w8a16", "w4a8"]
 
 
 def batches_for(loaded: Loaded) -> list[Batch]:
@@ -52,6 +58,32 @@ def test_a_variant_computes_what_sensitivities_simulate(
             expected = models_tiny.logits(loaded.model, batch)
         with serving_arithmetic(found):
             assert torch.equal(models_tiny.logits(found, batch), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("formats", [["fp8"], ["w8a16"], ["w4a16"], ["w4a8"], MIXED], ids="+".join)
+@pytest.mark.parametrize("family", ["qwen2", "qwen2.5-vl", "vit"])
+def test_every_format_computes_what_sensitivities_simulate(
+    family: str, formats: list[str], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    loaded = models_tiny.loaded(models_tiny.cast(models_tiny.family(family), dtype))
+    ops = list_ops(loaded.model, loaded.layout).candidates
+    groups = list(dict.fromkeys(op.group for op in ops))
+    plans = {
+        op.name: OpPlan(format=preset(formats[groups.index(op.group) % len(formats)])) for op in ops
+    }
+    write(loaded, plans, tmp_path)
+    auto, batch = {
+        "qwen2": (AutoModelForCausalLM, models_tiny.text_batch()),
+        "qwen2.5-vl": (AutoModelForImageTextToText, models_tiny.image_batch()),
+        "vit": (AutoModelForImageClassification, models_tiny.pixel_batch()),
+    }[family]
+    found = auto.from_pretrained(tmp_path).eval()
+    with Simulation(loaded.model, plans) as simulation:
+        simulation.activate_all()
+        expected = models_tiny.logits(loaded.model, batch)
+    with serving_arithmetic(found):
+        assert torch.equal(models_tiny.logits(found, batch), expected)
 
 
 def test_the_loaders_own_arithmetic_comes_back(vl: nn.Module, tmp_path: Path) -> None:

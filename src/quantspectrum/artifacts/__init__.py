@@ -64,6 +64,7 @@ from quantspectrum.artifacts.spectrum import (
     Profile,
     Source,
     Spectrum,
+    Treatment,
     Verification,
 )
 
@@ -106,6 +107,7 @@ __all__ = [
     "Source",
     "Spectrum",
     "StageState",
+    "Treatment",
     "Verification",
     "read_artifact",
     "sha256_file",

@@ -10,7 +10,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from quantspectrum.artifacts.base import Artifact, ModelIdentity, Provenance, Record
+from quantspectrum.artifacts.base import (
+    Artifact,
+    DataIdentity,
+    ModelIdentity,
+    Provenance,
+    Record,
+)
 from quantspectrum.artifacts.sensitivity import Op
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
@@ -24,6 +30,7 @@ __all__ = [
     "Profile",
     "Source",
     "Spectrum",
+    "Treatment",
     "Verification",
 ]
 
@@ -242,19 +249,54 @@ def _damage(spectrum: Spectrum, group: str, fmt: str) -> float:
 
 
 class Verification(Record):
-    """What was found when a variant was loaded back.
+    """What was found when a variant was read back.
 
     Attributes:
-        relative_l2: ``||reloaded - simulated|| / ||simulated||`` over the logits.
+        compared: What was: ``tensors`` (every tensor on disk against the source: codes and scales
+            by what compressed-tensors' own decompressor makes of them, all others bit for bit), and
+            ``logits`` of the variant loaded back.
+        relative_l2: ``||reloaded - simulated|| / ||simulated||`` over the logits; ``None`` where
+            they were not compared, because no model was in memory.
         bound: Largest value accepted.
-        loader: Library that loaded it.
+        loader: Library that loaded it, or that its schemes and tensors were matched with.
         quantized_tensors: Quantized weights counted on disk.
+        counts: The same by format.
+        predicted_bytes: Bytes of the tensors, as they were planned.
+        tensor_bytes: Bytes of the tensors on disk.
     """
 
-    relative_l2: float
+    compared: tuple[Literal["tensors", "logits"], ...] = ("logits",)
+    relative_l2: float | None
     bound: float
     loader: str
     quantized_tensors: int
+    counts: dict[str, int] = Field(default_factory=dict)
+    predicted_bytes: int | None = None
+    tensor_bytes: int | None = None
+
+
+class Treatment(Record):
+    """What was done to a model's weights by another framework before it was quantized.
+
+    Attributes:
+        transform: ``smoothquant``, or none.
+        algorithm: What rounded the weights: ``rtn`` (each to the nearest), or ``gptq``.
+        framework: What did it, with its version.
+        packages: Versions in its environment.
+        changed: Tensors that it changed.
+        relative_l2: ``||transformed - original|| / ||original||`` over the logits, before
+            anything was quantized: how far the transform is from changing nothing. ``None``
+            without one.
+        data: Samples it was calibrated on.
+    """
+
+    transform: Literal["smoothquant"] | None = None
+    algorithm: Literal["rtn", "gptq"] = "rtn"
+    framework: str
+    packages: dict[str, str]
+    changed: int
+    relative_l2: float | None = None
+    data: tuple[DataIdentity, ...] = ()
 
 
 class Manifest(Artifact):
@@ -272,3 +314,4 @@ class Manifest(Artifact):
     baseline_bytes: int
     quantized_weight_bytes: int
     verification: Verification | None
+    treatment: Treatment | None = None

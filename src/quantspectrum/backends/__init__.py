@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from quantspectrum.backends import compressed_tensors
+from quantspectrum.backends.compressed_tensors import Scales, Source
 from quantspectrum.errors import UserError
-from quantspectrum.models.loading import Loaded
 from quantspectrum.simulation import InputQuantizer, OpPlan
 
 __all__ = ["BACKENDS", "Backend", "backend_named"]
@@ -19,15 +19,21 @@ class Backend(Protocol):
 
     NAME: str
 
-    def check_plans(self, loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
+    def check_plans(self, source: Source, plans: Mapping[str, OpPlan]) -> None:
         """Refuse, with a :class:`UserError`, what the backend cannot write."""
         ...
 
-    def predicted_bytes(self, loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
+    def predicted_bytes(self, source: Source, plans: Mapping[str, OpPlan]) -> int:
         """Bytes of the variant's tensors, before anything is written."""
         ...
 
-    def write(self, loaded: Loaded, plans: Mapping[str, OpPlan], directory: Path) -> None:
+    def write(
+        self,
+        source: Source,
+        plans: Mapping[str, OpPlan],
+        directory: Path,
+        scales: Scales | None = None,
+    ) -> None:
         """Write the variant into an existing, empty directory."""
         ...
 

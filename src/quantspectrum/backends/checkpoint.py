@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import queue
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from quantspectrum.errors import UserError
@@ -19,14 +22,39 @@ __all__ = ["Entry", "staged_directory", "total_bytes", "write_shards"]
 
 MAX_SHARD_BYTES = 4 * 2**30
 
+AHEAD_BYTES = 2**28
+"""Bytes of tensors that may be made before the ones before them are on disk."""
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Types by the names safetensors has for them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A tensor of a checkpoint: its name, its size, and how to make it when its turn comes."""
+    """A tensor of a checkpoint: its name, shape and type, and how to make it when its turn comes."""
 
     name: str
-    nbytes: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
     make: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size on disk."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def total_bytes(entries: Sequence[Entry]) -> int:
@@ -37,6 +65,9 @@ def total_bytes(entries: Sequence[Entry]) -> int:
 @contextmanager
 def staged_directory(out: Path, needed_bytes: int) -> Iterator[Path]:
     """Give a directory to write to; it takes the name ``out`` only when the block succeeds.
+
+    What a killed run left of it, a directory with a dot before and ``.partial`` after its name, is
+    cleared away.
 
     Raises:
         UserError: ``out`` exists, cannot be made, or the disk has less than ``needed_bytes``.
@@ -70,7 +101,8 @@ def write_shards(
 ) -> None:
     """Write the tensors as ``model*.safetensors``, with an index when there are several shards.
 
-    Each tensor is made when its shard is written, so that no more than one shard is in memory.
+    Each tensor is made when its turn comes and goes to disk by itself, while the next ones are
+    made: no more than a few are in memory, whatever the size of a shard.
 
     Raises:
         UserError: The disk is full.
@@ -83,11 +115,12 @@ def write_shards(
         for number in range(1, len(shards) + 1)
     ]
     for name, shard in zip(names, shards, strict=True):
-        tensors = {entry.name: entry.make().detach().cpu().contiguous() for entry in shard}
         try:
-            save_file(tensors, directory / name, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise UserError(f"cannot write {directory / name}: {error}; free space") from error
+            _write_file(directory / name, shard)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {directory / name}: {error.strerror or error}; free space"
+            ) from error
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": total_bytes(entries)},
@@ -99,6 +132,89 @@ def write_shards(
         }
         text = json.dumps(index, indent=2, sort_keys=True)
         (directory / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_file(path: Path, entries: Sequence[Entry]) -> None:
+    """Write a safetensors file (its README, "Format") one tensor after another."""
+    # Larger types first, as safetensors itself does, so that every tensor is aligned.
+    ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
+    with path.open("wb", buffering=0) as file:
+        _write_all(file, _header(ordered))
+        with _Writer(file) as writer:
+            for entry in ordered:
+                tensor = entry.make().detach()
+                assert tensor.shape == entry.shape, f"{entry.name}: {tensor.shape}"
+                assert tensor.dtype == entry.dtype, f"{entry.name}: {tensor.dtype}"
+                writer.put(tensor.cpu().contiguous())
+
+
+def _header(entries: Sequence[Entry]) -> bytes:
+    fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for entry in entries:
+        fields[entry.name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [start, start + entry.nbytes],
+        }
+        start += entry.nbytes
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class _Writer:
+    """Writes tensors to a file from a thread of its own, a bounded number of bytes behind."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._waiting: queue.Queue[Tensor | None] = queue.Queue()
+        self._room = threading.Condition()
+        self._bytes = 0
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> _Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def put(self, tensor: Tensor) -> None:
+        """Queue a tensor once there is room for it."""
+        with self._room:
+            self._room.wait_for(
+                lambda: self._error or not self._bytes or self._bytes + tensor.nbytes <= AHEAD_BYTES
+            )
+            if self._error is not None:
+                raise self._error
+            self._bytes += tensor.nbytes
+        self._waiting.put(tensor)
+
+    def _run(self) -> None:
+        while (tensor := self._waiting.get()) is not None:
+            if self._error is None:
+                try:
+                    # As bytes: numpy has neither bfloat16 nor FP8.
+                    _write_all(self._file, tensor.reshape(-1).view(torch.uint8).numpy())
+                except BaseException as error:  # noqa: BLE001 - raised where tensors are made
+                    self._error = error
+            with self._room:
+                self._bytes -= tensor.nbytes
+                self._room.notify_all()
+
+
+def _write_all(file: Any, content: Any) -> None:
+    """Write every byte; the system takes at most 2 GiB at a time."""
+    if not len(content):
+        return
+    view = memoryview(content).cast("B")
+    while view:
+        view = view[file.write(view) :]
 
 
 def _pack(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:

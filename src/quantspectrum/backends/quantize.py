@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quantspectrum.artifacts import Manifest, Spectrum, Verification, write_artifact
+from quantspectrum.artifacts import Manifest, Spectrum, Treatment, Verification, write_artifact
 from quantspectrum.backends import Backend, backend_named
 from quantspectrum.backends.checkpoint import staged_directory
+from quantspectrum.backends.compressed_tensors import Scales, Source
+from quantspectrum.backends.verify import check_schemes, check_tensors, skeleton_of
 from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.probe import probe_samples
 from quantspectrum.data.sample import Sample
@@ -23,7 +25,14 @@ from quantspectrum.models.placement import is_offloaded
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.simulation import OpPlan, Simulation
 
-__all__ = ["MAX_RELATIVE_L2", "plans_of", "quantize_profile", "relative_l2"]
+__all__ = [
+    "MAX_RELATIVE_L2",
+    "Treated",
+    "plans_of",
+    "probe_logits",
+    "quantize_profile",
+    "relative_l2",
+]
 
 MAX_RELATIVE_L2 = 1e-2
 """Largest accepted distance between a reloaded variant's logits and the simulated ones.
@@ -40,8 +49,32 @@ class _Probe:
     logits: list[Tensor]
 
 
-def plans_of(spectrum: Spectrum, profile_name: str, loaded: Loaded) -> dict[str, OpPlan]:
+@dataclass(frozen=True, kw_only=True)
+class Treated:
+    """A model as another framework left it.
+
+    Attributes:
+        loaded: The model with its new weights.
+        scales: Scales of the weights that lie on a grid already.
+        input_ranges: Input ranges of the ops, calibrated again; ``None``: the spectrum's.
+        record: What was done.
+    """
+
+    loaded: Loaded
+    scales: Scales
+    input_ranges: Mapping[str, tuple[float, float]] | None
+    record: Treatment
+
+
+def plans_of(
+    spectrum: Spectrum,
+    profile_name: str,
+    loaded: Source,
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, OpPlan]:
     """Per-op plans of a profile, checked against the model they are for.
+
+    ``input_ranges`` replace the spectrum's, where they are given.
 
     Raises:
         UserError: The spectrum is of other weights, or names an op the model lacks or a format
@@ -61,7 +94,9 @@ def plans_of(spectrum: Spectrum, profile_name: str, loaded: Loaded) -> dict[str,
         if name not in spectrum.formats:
             raise UserError(f"profile {profile_name}: format {name!r} of {op} is not defined")
         fmt = spectrum.formats[name]
-        input_range = spectrum.input_range(op, name)
+        input_range = (
+            spectrum.input_range(op, name) if input_ranges is None else input_ranges.get(op)
+        )
         if fmt.needs_calibration and input_range is None:
             raise UserError(f"profile {profile_name}: {op} has no calibrated input range")
         plans[op] = OpPlan(
@@ -73,71 +108,120 @@ def plans_of(spectrum: Spectrum, profile_name: str, loaded: Loaded) -> dict[str,
 
 
 def quantize_profile(
-    loaded: Loaded,
+    source: Source,
     spectrum: Spectrum,
     profile_name: str,
     out: Path,
     *,
     spectrum_sha256: str,
     backend_name: str = "compressed-tensors",
+    treated: Treated | None = None,
 ) -> Manifest:
     """Write a profile's variant to the directory ``out``, with its ``manifest.json``.
 
-    The directory appears under its name only after the checkpoint in it was loaded back by
-    transformers, its quantized tensors were counted and its logits compared.
+    The directory appears under its name only after the checkpoint in it was read back: every
+    tensor on disk is compared with what was planned, the configuration is applied to the model as
+    the loader does it, and, where the source is a model in memory, the variant is loaded by
+    transformers and its logits are compared with the simulated ones.
+
+    Args:
+        source: The model, or one whose weights stay in its files.
+        spectrum: A spectrum of it.
+        profile_name: One of its profiles.
+        out: Directory to make.
+        spectrum_sha256: Hash of the spectrum's file.
+        backend_name: What writes the variant.
+        treated: The model as another framework left it, to be quantized in place of ``source``.
 
     Raises:
         UserError: The profile does not fit the model or the backend, the model's weights are
-            offloaded, ``out`` exists, the disk is full, or what was loaded back is not what was simulated.
+            offloaded, ``out`` exists, the disk is full, or what was read back is not what was
+            planned.
     """
-    watch = Stopwatch(loaded.device)
-    check_unquantized(loaded)
-    if is_offloaded(loaded.model):
-        raise UserError(
-            "weights are offloaded, and a variant could not be loaded back like that to check it; "
-            "quantize with --device cpu, or with a device map of GPUs alone"
-        )
+    watch = Stopwatch(source.device)
+    if isinstance(source, Loaded):
+        _check_in_memory(source)
     backend = backend_named(backend_name)
-    plans = plans_of(spectrum, profile_name, loaded)
-    backend.check_plans(loaded, plans)
-    needed = backend.predicted_bytes(loaded, plans)
+    plans = plans_of(spectrum, profile_name, source, treated.input_ranges if treated else None)
+    backend.check_plans(source, plans)
+    scales = treated.scales if treated else None
+    quantized = treated.loaded if treated else source
+    needed = backend.predicted_bytes(quantized, plans)
     with staged_directory(out, int(needed * 1.02) + 2**24) as stage:
-        backend.write(loaded, plans, stage)
-        verification = _verify(backend, loaded, plans, stage)
+        backend.write(quantized, plans, stage, scales)
+        verification = _verify(backend, quantized, plans, stage, scales)
         files = {p.name: p.stat().st_size for p in sorted(stage.iterdir()) if p.is_file()}
         manifest = Manifest(
             profile=spectrum.profile(profile_name),
             backend=backend.NAME,
             formats=spectrum.formats,
             spectrum_sha256=spectrum_sha256,
-            provenance=watch.provenance(loaded.identity),
+            provenance=watch.provenance(source.identity),
             files=files,
             total_bytes=sum(files.values()),
-            baseline_bytes=backend.predicted_bytes(loaded, {}),
-            quantized_weight_bytes=_weight_bytes(loaded, plans),
+            baseline_bytes=backend.predicted_bytes(source, {}),
+            quantized_weight_bytes=_weight_bytes(source, plans),
             verification=verification,
+            treatment=treated.record if treated else None,
         )
         write_artifact(stage / "manifest.json", manifest)
     return manifest
 
 
-def _weight_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
+def _check_in_memory(loaded: Loaded) -> None:
+    check_unquantized(loaded)
+    if is_offloaded(loaded.model):
+        raise UserError(
+            "weights are offloaded, and a variant could not be loaded back like that to check it; "
+            "quantize with --stream, which loads nothing, with --device cpu, or with a device map "
+            "of GPUs alone"
+        )
+
+
+def _weight_bytes(source: Source, plans: Mapping[str, OpPlan]) -> int:
+    """Bytes of the codes on disk, where 4-bit ones with quantized activations take a whole one."""
     return sum(
-        loaded.model.get_parameter(f"{op}.weight").numel() * plan.format.weight.bits // 8
+        source.model.get_parameter(f"{op}.weight").numel()
+        * (plan.format.weight.bits if plan.format.activation is None else 8)
+        // 8
         for op, plan in plans.items()
     )
 
 
 def _verify(
-    backend: Backend, loaded: Loaded, plans: Mapping[str, OpPlan], directory: Path
+    backend: Backend,
+    source: Source,
+    plans: Mapping[str, OpPlan],
+    directory: Path,
+    scales: Scales | None,
 ) -> Verification:
-    counted = backend.count_quantized(directory)
-    if counted != len(plans):
-        raise UserError(
-            f"{directory} holds {counted} quantized weights where {len(plans)} were planned; "
-            "this is a fault of the backend: please report it"
-        )
-    probe = _simulate(backend, loaded, plans)
+    findings = check_tensors(directory, source, plans, scales)
+    worst = None
+    if isinstance(source, Loaded):
+        worst = _compare_logits(backend, source, plans, directory, scales)
+    else:
+        check_schemes(skeleton_of(directory, source), plans)
+    return Verification(
+        compared=("tensors",) if worst is None else ("tensors", "logits"),
+        relative_l2=worst,
+        bound=MAX_RELATIVE_L2,
+        loader="transformers",
+        quantized_tensors=findings.quantized_tensors,
+        counts=findings.counts,
+        predicted_bytes=findings.predicted_bytes,
+        tensor_bytes=findings.tensor_bytes,
+    )
+
+
+def _compare_logits(
+    backend: Backend,
+    loaded: Loaded,
+    plans: Mapping[str, OpPlan],
+    directory: Path,
+    scales: Scales | None,
+) -> float:
+    """Load the variant back; relative L2 of its logits to the simulated ones, at worst."""
+    probe = _simulate(backend, loaded, plans, scales)
     spec = replace(
         loaded.spec,
         model=str(directory),
@@ -147,6 +231,7 @@ def _verify(
         device=str(loaded.device),
     )
     reloaded = load_model(spec)
+    check_schemes(reloaded.model, plans)
     distances = [
         relative_l2(_logits(reloaded, batch), expected)
         for batch, expected in zip(probe.batches, probe.logits, strict=True)
@@ -161,19 +246,23 @@ def _verify(
             f"the variant loaded back differs from the simulated one: relative L2 {worst:.2e}, "
             f"bound {MAX_RELATIVE_L2:.0e}; it was not kept"
         )
-    return Verification(
-        relative_l2=worst,
-        bound=MAX_RELATIVE_L2,
-        loader="transformers",
-        quantized_tensors=counted,
-    )
+    return worst
 
 
-def _simulate(backend: Backend, loaded: Loaded, plans: Mapping[str, OpPlan]) -> _Probe:
+def _simulate(
+    backend: Backend, loaded: Loaded, plans: Mapping[str, OpPlan], scales: Scales | None
+) -> _Probe:
     batches = encode_for(loaded, _probe_samples(loaded), batch_size=1)
     with Simulation(loaded.model, plans, backend.loader_input_quantizer) as simulation:
-        simulation.activate_all()
+        # Weights that lie on a grid already are what they are quantized to.
+        simulation.activate(plans, dict.fromkeys(scales or {}, "activation"))
         return _Probe(batches=batches, logits=[_logits(loaded, batch) for batch in batches])
+
+
+def probe_logits(loaded: Loaded) -> list[Tensor]:
+    """Logits of a model, as it is, on the samples that variants are compared on."""
+    batches = encode_for(loaded, _probe_samples(loaded), batch_size=1)
+    return [_logits(loaded, batch) for batch in batches]
 
 
 def _probe_samples(loaded: Loaded) -> list[Sample]:

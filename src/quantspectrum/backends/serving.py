@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quantspectrum.formats import TensorScheme
-from quantspectrum.models.outputs import call_options
-from quantspectrum.models.placement import input_device
 from quantspectrum.quantizer import fake_quantize, input_qparams
 
 __all__ = ["serving_arithmetic"]
@@ -21,6 +18,9 @@ __all__ = ["serving_arithmetic"]
 @contextmanager
 def serving_arithmetic(model: nn.Module) -> Iterator[None]:
     """Fake-quantize the inputs of a variant's quantized ops in float32, per token or static.
+
+    To int8 or to FP8, as each op's scheme says; the inputs of ops whose weights alone are quantized
+    stay as they are.
 
     transformers emulates these checkpoints through compressed-tensors, which rounds activations in
     the model's own type (in bfloat16 a code beyond 64 is off by up to a quarter of a step) and
@@ -50,11 +50,11 @@ def serving_arithmetic(model: nn.Module) -> Iterator[None]:
                 attributes["forward"] = own
 
 
-@torch.inference_mode()
 def _unpack(model: nn.Module) -> None:
-    """Run one token: compressed-tensors turns codes into weights in the first forward pass."""
-    device = input_device(model, next(model.parameters()).device)
-    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), **call_options(model))
+    """Turn codes into weights: compressed-tensors does in the first forward pass, by this hook."""
+    for hook in list(model._forward_pre_hooks.values()):
+        if getattr(hook, "__name__", "") == "ct_decompress_hook":
+            hook(model, ())
 
 
 def _forward(module: nn.Linear, args: Any) -> Callable[[Tensor], Tensor]:
@@ -62,6 +62,7 @@ def _forward(module: nn.Linear, args: Any) -> Callable[[Tensor], Tensor]:
         return lambda x: functional.linear(x, module.weight, module.bias)
     dynamic = bool(args.dynamic)
     scheme = TensorScheme(
+        kind=str(getattr(args.type, "value", args.type)),
         bits=args.num_bits,
         granularity=str(getattr(args.strategy, "value", args.strategy)),
         symmetric=args.symmetric,

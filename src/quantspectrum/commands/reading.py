@@ -10,6 +10,7 @@ from quantspectrum.artifacts import Artifact
 from quantspectrum.errors import UserError
 
 if TYPE_CHECKING:
+    from quantspectrum.models.lazy import LazyModel
     from quantspectrum.models.loading import Loaded, ModelSpec
     from quantspectrum.stages import DataRequest, OpsRequest, ScoringRequest
 
@@ -19,6 +20,7 @@ __all__ = [
     "data_request",
     "json_path",
     "load",
+    "open_files",
     "ops_request",
     "scoring_request",
     "show",
@@ -74,6 +76,16 @@ def load(args: Args) -> Loaded:
 
     spec: ModelSpec = ModelSpec(**spec_fields(args))
     return load_model(spec)
+
+
+def open_files(args: Args) -> LazyModel:
+    """Find the tensors of the model that the options name, without loading it."""
+    from quantspectrum.models.lazy import open_model
+    from quantspectrum.models.loading import ModelSpec
+
+    if args.device_map is not None:
+        raise UserError("--stream loads no model to place: leave out --device-map")
+    return open_model(ModelSpec(**spec_fields(args)))
 
 
 def data_request(args: Args) -> DataRequest:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quantspectrum.commands.reading import DONE, Args, data_request, json_path, load, show
+from quantspectrum.commands.reading import (
+    DONE,
+    Args,
+    data_request,
+    json_path,
+    load,
+    open_files,
+    show,
+)
+from quantspectrum.progress import Reporter
 
 __all__ = ["evaluate", "quantize"]
 
@@ -14,13 +23,30 @@ def quantize(args: Args) -> int:
     from quantspectrum import stages
 
     out = Path(args.out)
+    treatment = stages.TreatmentOptions(
+        transform=args.transform, algorithm=args.algorithm, strength=args.smoothing
+    )
+    reporter = Reporter(args.quiet)
     manifest = stages.quantize(
-        load(args), Path(args.spectrum), args.profile, out, backend=args.backend
+        open_files(args) if args.stream else load(args),
+        Path(args.spectrum),
+        args.profile,
+        out,
+        backend=args.backend,
+        treatment=treatment,
+        data=data_request(args),
+        say=reporter.say,
     )
     assert manifest.verification is not None
+    found = manifest.verification.relative_l2
+    checked = (
+        f"loaded back within {found:.1e} of the simulation"
+        if found is not None
+        else "every tensor on disk as planned"
+    )
     text = (
         f"{out}: {len(manifest.profile.ops)} ops quantized, {manifest.total_bytes / 1e6:.2f} MB, "
-        f"loaded back within {manifest.verification.relative_l2:.1e} of the simulation"
+        f"{checked}"
     )
     show(args, manifest, text)
     return DONE

@@ -62,6 +62,11 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             serves="NVIDIA ModelOpt: lenses modelopt:*, its PTQ and export",
             package="modelopt",
         ),
+        EnvironmentSpec(
+            name="llmcompressor",
+            serves="llm-compressor: quantize --transform smoothquant, --algorithm gptq",
+            package="llmcompressor",
+        ),
     )
 }
 

@@ -46,7 +46,10 @@ __all__ = [
     "Processor",
     "check_safetensors",
     "check_unquantized",
+    "load_config",
     "load_model",
+    "load_processor",
+    "model_id",
     "pick_device",
 ]
 
@@ -147,7 +150,7 @@ def load_model(spec: ModelSpec) -> Loaded:
     device = pick_device(spec.device)
     dtype = _pick_dtype(spec.dtype, device)
     check_directory(spec.model, spec.gguf_file)
-    config = _load_config(spec)
+    config = load_config(spec)
     adapter = adapter_for(config)
     placed = _placement(spec, config)
     model = _load_weights(spec, model_class(config, adapter.task), dtype, device, placed)
@@ -156,14 +159,14 @@ def load_model(spec: ModelSpec) -> Loaded:
         offload_to_cpu(model, device)
     return Loaded(
         model=model,
-        processor=_load_processor(spec, adapter),
+        processor=load_processor(spec, adapter),
         config=model.config,
         adapter=adapter,
         layout=adapter.layout(model),
         identity=describe_model(
             model,
             model.config,
-            model_id=_model_id(spec),
+            model_id=model_id(spec),
             revision=getattr(model.config, "_commit_hash", None) or spec.revision,
             storage_dtype=_storage_dtype(config, dtype, spec),
         ),
@@ -180,7 +183,8 @@ def _storage_dtype(config: PretrainedConfig, loaded: torch.dtype, spec: ModelSpe
     return source if loaded == torch.float32 else loaded
 
 
-def _model_id(spec: ModelSpec) -> str:
+def model_id(spec: ModelSpec) -> str:
+    """The model's name in records: its Hub id, or its directory's name."""
     path = Path(spec.model)
     if not path.is_dir():
         return spec.model
@@ -196,7 +200,12 @@ def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def _load_config(spec: ModelSpec) -> PretrainedConfig:
+def load_config(spec: ModelSpec) -> PretrainedConfig:
+    """The model's configuration.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     kwargs: dict[str, Any] = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
     try:
         return AutoConfig.from_pretrained(
@@ -270,7 +279,12 @@ def _check_all_loaded(spec: ModelSpec, info: dict[str, Any]) -> None:
         )
 
 
-def _load_processor(spec: ModelSpec, adapter: Adapter) -> Processor:
+def load_processor(spec: ModelSpec, adapter: Adapter) -> Processor:
+    """What makes the model's inputs.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     auto: Any = _PROCESSORS.get(adapter.task, AutoTokenizer)
     kwargs: dict[str, Any] = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
     try:
