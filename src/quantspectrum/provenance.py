@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-__all__ = ["Stopwatch", "describe_model", "environment", "reset_peak_memory"]
+__all__ = [
+    "Stopwatch",
+    "describe_model",
+    "environment",
+    "peak_host_bytes",
+    "reset_peak_memory",
+]
 
 _PACKAGES = ("torch", "torchvision", "transformers", "compressed-tensors", "safetensors", "numpy")
 _FINGERPRINT_VALUES = 64
@@ -161,7 +167,7 @@ class Stopwatch:
             data=data,
             seed=seed,
             wall_s=self.wall_s,
-            peak_host_bytes=_peak_host_bytes(),
+            peak_host_bytes=peak_host_bytes(),
             peak_device_bytes=self.peak_device_bytes,
         )
 
@@ -174,7 +180,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_host_bytes() -> int | None:
+def peak_host_bytes() -> int | None:
     """Peak resident memory of this process so far; ``None`` where the system does not tell."""
     try:
         import resource
