@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantspectrum.evaluate.fidelity import PERCENTS, PairedTokens, fidelities, mean_figure
 from quantspectrum.evaluate.bootstrap import interval, percentiles, resamples
+from quantspectrum.evaluate.fidelity import PERCENTS, PairedTokens, fidelities, mean_figure
 from quantspectrum.evaluate.statistics import edit_distance, mcnemar
 
 stats = pytest.importorskip("scipy.stats", reason="needs scipy, the oracle")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from quantspectrum.artifacts.fidelity import Fidelity, Flips, NoiseFloor, PromptFidelity
 from quantspectrum.artifacts.base import Artifact, Provenance, Record
+from quantspectrum.artifacts.fidelity import Fidelity, Flips, NoiseFloor, PromptFidelity
 
 __all__ = [
     "Accuracy",

@@ -20,8 +20,8 @@ from quantspectrum.artifacts import (
 from quantspectrum.backends.serving import serving_arithmetic
 from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
-from quantspectrum.evaluate.fidelity import fidelities
 from quantspectrum.evaluate.benchmarks import run_benchmarks
+from quantspectrum.evaluate.fidelity import fidelities
 from quantspectrum.evaluate.flips import flips_of_answers, flips_of_yes_no, with_floors
 from quantspectrum.evaluate.generation import (
     Answer,
