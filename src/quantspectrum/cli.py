@@ -25,6 +25,7 @@ from quantspectrum.options import (
     latency_options,
     lens_options,
     loading_options,
+    measuring_options,
     ops_options,
     scoring_options,
     writing_options,
@@ -110,12 +111,14 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(call=commands.quantize)
 
     one = sub.add_parser(
-        "evaluate", parents=[loading, data, common], help="measure a model or a variant"
+        "evaluate",
+        parents=[loading, data, measuring_options(), common],
+        help="measure a model or a variant",
     )
     one.add_argument("--out", required=True, help="evaluation to write, FILE.json")
     one.add_argument("--label", help="name shown in reports (default: the model's)")
     one.add_argument(
-        "--baseline", metavar="FILE", help="the baseline's evaluation, to measure KL from"
+        "--baseline", metavar="FILE", help="the baseline's evaluation, to compare with"
     )
     one.set_defaults(call=commands.evaluate)
 

@@ -17,6 +17,7 @@ __all__ = [
     "latency_options",
     "lens_options",
     "loading_options",
+    "measuring_options",
     "ops_options",
     "positive",
     "scoring_options",
@@ -69,17 +70,53 @@ def data_options() -> argparse.ArgumentParser:
         "--data",
         action="append",
         metavar="SPEC",
-        help="coco:FILE, text:FILE, jsonl:FILE, hub:ID[:SPLIT], images:DIR or demo; again to mix",
+        help="coco:FILE, text:FILE, jsonl:FILE, pope:FILE, hub:ID[:SPLIT], images:DIR or demo; "
+        "again to mix",
     )
     add("--images", metavar="DIR", help="folder of the pictures a COCO file names")
     add("--calibration", type=positive, default=32, help="samples that set static ranges")
     add("--samples", type=positive, default=32, help="samples that sensitivities are taken on")
     add("--eval-samples", type=positive, default=64, help="samples that figures are taken on")
-    add("--prompts", metavar="FILE", help="JSONL file of prompts to answer")
+    add("--prompts", metavar="FILE", help="YAML or JSONL file of prompts to answer")
     add("--batch-size", type=positive, default=8, help="samples a forward pass")
     add("--max-length", type=positive, default=1024, help="longest sample, in tokens")
     add("--max-new-tokens", type=positive, default=48, help="longest answer, in tokens")
     add("--seed", type=int, default=0, help="seed of the draw of samples")
+    return group
+
+
+def measuring_options() -> argparse.ArgumentParser:
+    """What is measured of a model besides its loss, and how."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--latency-batch-size",
+        action="append",
+        type=positive,
+        metavar="N",
+        help="prompts at a time to measure latency with; again for more",
+    )
+    add(
+        "--latency-prompt-tokens",
+        action="append",
+        type=positive,
+        metavar="N",
+        help="length of prompts to measure latency with; again for more",
+    )
+    add(
+        "--noise-floor",
+        action="append",
+        choices=["batch", "dtype", "none"],
+        help="how the baseline is run again to know its noise (default: all this device has)",
+    )
+    add(
+        "--benchmark",
+        action="append",
+        metavar="HARNESS:TASK",
+        help="lm-eval:TASK or lmms-eval:TASK, where installed; again for more",
+    )
+    add("--benchmark-limit", type=positive, metavar="N", help="questions of each task at most")
+    add("--benchmark-tasks", metavar="DIR", help="folder of task files of your own")
     return group
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "describe_model",
     "describe_parameters",
     "environment",
+    "peak_host_bytes",
     "reset_peak_memory",
 ]
 
@@ -188,7 +189,7 @@ class Stopwatch:
             data=data,
             seed=seed,
             wall_s=self.wall_s,
-            peak_host_bytes=_peak_host_bytes(),
+            peak_host_bytes=peak_host_bytes(),
             peak_device_bytes=self.peak_device_bytes,
         )
 
@@ -201,7 +202,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_host_bytes() -> int | None:
+def peak_host_bytes() -> int | None:
     """Peak resident memory of this process so far; ``None`` where the system does not tell."""
     try:
         import resource

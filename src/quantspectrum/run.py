@@ -25,6 +25,8 @@ from quantspectrum.artifacts import (
     write_artifact,
 )
 from quantspectrum.errors import UserError
+from quantspectrum.evaluate.reload import load_variant
+from quantspectrum.evaluate.session import EvaluationSession
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model, pick_device
 from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
 from quantspectrum.report import Comparison, write_report
@@ -134,6 +136,9 @@ class Run:
         self._say = say
         self._loaded: Loaded | None = None
         self._load_s = 0.0
+        self._skeleton: Loaded | None = None
+        self._reuses = True
+        self._session: EvaluationSession | None = None
         self._record = self._open()
 
     def _open(self) -> RunRecord:
@@ -210,9 +215,9 @@ class Run:
             self._nothing_to_do(name)
         for name in profiles:
             self._stage(f"quantize:{name}", partial(self._quantize, name))
-        self._drop_model()
         for name in profiles:
             self._stage(f"evaluate:{name}", partial(self._evaluate, name))
+        self._drop_model()
         self._say("report")
         return write_report(self._dir)
 
@@ -267,7 +272,7 @@ class Run:
         return self._loaded
 
     def _drop_model(self) -> None:
-        self._loaded = None
+        self._loaded = self._skeleton = None
         _free_memory()
 
     def _baseline(self) -> Evaluation:
@@ -278,7 +283,14 @@ class Run:
             data=self._request.data,
             label="baseline",
             load_s=self._load_s,
+            session=self._shared(loaded),
         )
+
+    def _shared(self, loaded: Loaded) -> EvaluationSession:
+        """What the evaluations of this run share."""
+        if self._session is None:
+            self._session = stages.evaluation_session(loaded, self._request.data)
+        return self._session
 
     def _sensitivity(self, base: stages.Base) -> None:
         reports = stages.sensitivity(
@@ -336,8 +348,14 @@ class Run:
             offload_folder=self._request.offload_folder,
             trust_remote_code=self._request.trust_remote_code,
         )
+        # The first variant takes the place of the baseline, the next that of the variant before;
+        # where one did not fit, the others are loaded anew, without the baseline beside them.
+        like = (self._skeleton or self._model()) if self._reuses else None
+        self._loaded = self._skeleton = None
         start = time.perf_counter()
-        loaded = load_model(spec)
+        loaded = load_variant(spec, like)
+        self._reuses = like is not None and loaded.model is like.model
+        self._skeleton = loaded if self._reuses else None
         stages.evaluate(
             loaded,
             self._dir / "evaluations" / f"{profile}.json",
@@ -345,9 +363,10 @@ class Run:
             label=profile,
             load_s=time.perf_counter() - start,
             baseline=self._dir / "baseline" / "evaluation.json",
+            session=self._shared(loaded),
         )
         # A reloaded variant refers to itself, so that leaving this method does not free it.
-        del loaded
+        del loaded, like
         _free_memory()
 
 

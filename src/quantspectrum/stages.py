@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,9 @@ from quantspectrum.data.sample import Sample
 from quantspectrum.data.splits import Splits, identity, make_splits
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.evaluation import EvaluationRequest, check_evaluable, evaluate_model
+from quantspectrum.evaluate.latency import LatencyPlan
+from quantspectrum.evaluate.noise import Noise
+from quantspectrum.evaluate.session import EvaluationSession, predictions_path
 from quantspectrum.formats import PRESETS, preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.lazy import LazyModel
@@ -42,10 +46,12 @@ from quantspectrum.spectrum.rules import parse_budgets, parse_keeps
 __all__ = [
     "Base",
     "DataRequest",
+    "MeasuringRequest",
     "OpsRequest",
     "ScoringRequest",
     "TreatmentOptions",
     "evaluate",
+    "evaluation_session",
     "latency",
     "predictions_path",
     "quantize",
@@ -66,7 +72,7 @@ class DataRequest(Record):
         calibration: Samples that set static input ranges.
         samples: Samples the sensitivities are measured on.
         eval_samples: Samples the final figures are measured on.
-        prompts: JSONL file of prompts; none means the built-in ones.
+        prompts: YAML or JSONL file of prompts; none means the built-in ones.
         batch_size: Samples a forward pass.
         max_length: Longest sample, in tokens.
         max_new_tokens: Longest answer, in tokens.
@@ -115,6 +121,36 @@ class DataRequest(Record):
             return demo_prompts()
         path = Path(self.prompts) if self.prompts is not None else None
         return load_prompts(path, images=takes_images)
+
+
+class MeasuringRequest(Record):
+    """What is measured of a model besides its loss, and how.
+
+    Attributes:
+        latency_batch_sizes: Batch sizes to time; none is a choice by device and kernel.
+        latency_prompt_tokens: Lengths of prompts to time, likewise.
+        noise: Ways the baseline is run again; ``None`` is all that the device has.
+        benchmarks: Tasks of harnesses, ``lm-eval:NAME`` or ``lmms-eval:NAME``.
+        benchmark_limit: Questions of each task at most.
+        benchmark_tasks: Folder of task files of the user's own.
+    """
+
+    latency_batch_sizes: tuple[int, ...] = ()
+    latency_prompt_tokens: tuple[int, ...] = ()
+    noise: tuple[Noise, ...] | None = None
+    benchmarks: tuple[str, ...] = ()
+    benchmark_limit: int | None = None
+    benchmark_tasks: str | None = None
+
+    def latency(self) -> LatencyPlan | None:
+        """The plan that was asked for."""
+        if not self.latency_batch_sizes and not self.latency_prompt_tokens:
+            return None
+        own = LatencyPlan()
+        return LatencyPlan(
+            batch_sizes=self.latency_batch_sizes or own.batch_sizes,
+            prompt_tokens=self.latency_prompt_tokens or own.prompt_tokens,
+        )
 
 
 class OpsRequest(Record):
@@ -412,20 +448,8 @@ def _treatment_request(
     )
 
 
-def evaluate(
-    loaded: Loaded,
-    out: Path,
-    *,
-    data: DataRequest,
-    label: str,
-    load_s: float,
-    baseline: Path | None = None,
-) -> Evaluation:
-    """Measure a model or variant on the evaluation split and write the record to ``out``.
-
-    A model measured without a ``baseline`` may be one: its predictions are kept beside ``out``.
-    With one, its evaluation's path, the KL divergence from its predictions is measured too.
-    """
+def evaluation_session(loaded: Loaded, data: DataRequest) -> EvaluationSession:
+    """The samples and prompts of an evaluation, to be shared by all models measured on them."""
     check_evaluable(loaded)
     splits = data.splits(loaded.takes_images)
     prompts = data.prompt_samples(loaded.takes_images) if loaded.generates else []
@@ -434,23 +458,56 @@ def evaluate(
     )
     if loaded.generates:
         identities += (identity(prompts, data.prompts or "built-in prompts", "prompts"),)
+    return EvaluationSession(samples=splits.evaluation, prompts=prompts, data=identities)
+
+
+def evaluate(
+    loaded: Loaded,
+    out: Path,
+    *,
+    data: DataRequest,
+    label: str,
+    load_s: float,
+    baseline: Path | None = None,
+    session: EvaluationSession | None = None,
+    measuring: MeasuringRequest | None = None,
+) -> Evaluation:
+    """Measure a model or variant on the evaluation split and write the record to ``out``.
+
+    Its predictions are kept beside ``out``. A model measured without a ``baseline`` may be one: it
+    keeps whole distributions, and its noise floor is measured. With one, its evaluation's path,
+    everything is compared with it too.
+
+    Args:
+        loaded: The model.
+        out: The record to write, ``….json``.
+        data: Which samples to use.
+        label: Name shown in reports.
+        load_s: How long loading took.
+        baseline: The baseline's evaluation.
+        session: Samples drawn and encoded before, of the same ``data``; drawn anew without.
+        measuring: What else is measured, and how.
+    """
+    check_evaluable(loaded)
+    start = time.perf_counter()
+    measuring = measuring or MeasuringRequest()
+    session = session or evaluation_session(loaded, data)
     request = EvaluationRequest(
-        samples=splits.evaluation,
-        prompts=prompts,
-        data=identities,
+        session=session,
         label=label,
         batch_size=data.batch_size,
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         seed=data.seed,
-        baseline=predictions_path(baseline) if baseline is not None else None,
-        keep=predictions_path(out) if baseline is None else None,
+        baseline=session.baseline(baseline) if baseline is not None else None,
+        keep=predictions_path(out),
+        latency=measuring.latency(),
+        noise=measuring.noise,
+        prepare_s=time.perf_counter() - start,
+        benchmarks=measuring.benchmarks,
+        benchmark_limit=measuring.benchmark_limit,
+        benchmark_tasks=measuring.benchmark_tasks,
     )
     evaluation = evaluate_model(loaded, request, load_s=load_s)
     write_artifact(out, evaluation)
     return evaluation
-
-
-def predictions_path(evaluation: Path) -> Path:
-    """Where the predictions behind an evaluation are kept."""
-    return evaluation.with_suffix(".predictions.safetensors")

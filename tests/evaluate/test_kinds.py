@@ -14,6 +14,8 @@ from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.evaluation import EvaluationRequest, evaluate_model
 from quantspectrum.evaluate.loss import measure_loss
+from quantspectrum.evaluate.predictions import read_predictions
+from quantspectrum.evaluate.session import Baseline, EvaluationSession
 from quantspectrum.models.loading import ModelSpec, load_model
 
 SAMPLES = [
@@ -26,7 +28,7 @@ SAMPLES = [
 def test_the_loss_of_a_masked_language_model_is_its_own(family: str) -> None:
     loaded = models_tiny.loaded(models_tiny.family(family))
     batches = encode_for(loaded, SAMPLES, batch_size=2)
-    found = measure_loss(loaded, batches)
+    found = measure_loss(loaded, batches).loss
     expected = {}
     for batch in encode_for(loaded, SAMPLES, batch_size=1):
         assert batch.labels is not None
@@ -37,27 +39,30 @@ def test_the_loss_of_a_masked_language_model_is_its_own(family: str) -> None:
     assert {sample.id: pytest.approx(sample.nll, abs=1e-4) for sample in found.samples} == expected
 
 
+def asked(**more: Any) -> EvaluationRequest:
+    return EvaluationRequest(
+        session=EvaluationSession(samples=SAMPLES, prompts=[], data=()), label="x", **more
+    )
+
+
 def test_a_masked_language_model_is_evaluated_without_answers(tmp_path: Path) -> None:
     directory = models_tiny.save(models_tiny.bert(), tmp_path / "tiny")
     loaded = load_model(ModelSpec(model=str(directory), device="cpu"))
     kept = tmp_path / "p.safetensors"
-
-    def measured(**more: Any) -> Any:
-        request = EvaluationRequest(samples=SAMPLES, prompts=[], data=(), label="x", **more)
-        return evaluate_model(loaded, request, load_s=0)
-
-    done = measured(keep=kept)
+    done = evaluate_model(loaded, asked(keep=kept), load_s=0)
     assert done.loss.tokens == sum(sample.tokens for sample in done.loss.samples) > len(SAMPLES)
     assert (done.accuracy, done.prompts, done.resources.latency) == (None, (), ())
-    again = measured(baseline=kept)
+    baseline = Baseline(evaluation=done, predictions=read_predictions(kept))
+    again = evaluate_model(loaded, asked(baseline=baseline), load_s=0)
     assert all(sample.kl == pytest.approx(0, abs=1e-6) for sample in again.loss.samples)
     assert all(sample.same_top == sample.tokens for sample in again.loss.samples)
+    assert [one.kind for one in again.fidelity] == ["all", "text"]
+    assert not again.fidelity[0].loss.differs
 
 
 @pytest.mark.parametrize("family", ["bert classifier", "vit", "unknown text", "unknown image"])
 def test_a_model_without_a_loss_on_texts_is_refused(family: str) -> None:
     loaded = models_tiny.loaded(models_tiny.family(family))
-    request = EvaluationRequest(samples=SAMPLES, prompts=[], data=(), label="x")
     with pytest.raises(UserError) as caught:
-        evaluate_model(loaded, request, load_s=0)
+        evaluate_model(loaded, asked(), load_s=0)
     assert f"is a model for {loaded.task}, and evaluation is supported for" in str(caught.value)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quantspectrum.formats import TensorScheme
-from quantspectrum.quantizer import fake_quantize, input_qparams
+from quantspectrum.quantizer import fake_quantize, fake_quantize_input
 
 __all__ = ["serving_arithmetic"]
 
@@ -69,15 +70,18 @@ def _forward(module: nn.Linear, args: Any) -> Callable[[Tensor], Tensor]:
         dynamic=dynamic,
     )
 
-    def forward(x: Tensor) -> Tensor:
-        if dynamic:
-            scale, zero_point = input_qparams(x, scheme)
-        else:
-            scale = module.get_parameter("input_scale").float()
-            zero_point = scale.new_zeros(())
-            if not scheme.symmetric:
-                zero_point = module.get_parameter("input_zero_point").float()
+    if dynamic:
+        return lambda x: functional.linear(
+            fake_quantize_input(x, scheme), module.weight, module.bias
+        )
+    # One number each: without dimensions, so that a GPU takes one pass.
+    scale = module.get_parameter("input_scale").float().reshape(())
+    zero_point = torch.zeros_like(scale)
+    if not scheme.symmetric:
+        zero_point = module.get_parameter("input_zero_point").float().reshape(())
+
+    def static(x: Tensor) -> Tensor:
         x = fake_quantize(x, scale, zero_point, scheme)
         return functional.linear(x, module.weight, module.bias)
 
-    return forward
+    return static

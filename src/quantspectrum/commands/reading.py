@@ -12,7 +12,7 @@ from quantspectrum.errors import UserError
 if TYPE_CHECKING:
     from quantspectrum.models.lazy import LazyModel
     from quantspectrum.models.loading import Loaded, ModelSpec
-    from quantspectrum.stages import DataRequest, OpsRequest, ScoringRequest
+    from quantspectrum.stages import DataRequest, MeasuringRequest, OpsRequest, ScoringRequest
 
 __all__ = [
     "bases_of",
@@ -20,6 +20,7 @@ __all__ = [
     "data_request",
     "json_path",
     "load",
+    "measuring_request",
     "open_files",
     "ops_request",
     "scoring_request",
@@ -103,6 +104,29 @@ def data_request(args: Args) -> DataRequest:
         max_length=args.max_length,
         max_new_tokens=args.max_new_tokens,
         seed=args.seed,
+    )
+
+
+def measuring_request(args: Args) -> MeasuringRequest:
+    """The options that say what is measured besides the loss.
+
+    Raises:
+        UserError: ``none`` is given among noise floors.
+    """
+    from quantspectrum.stages import MeasuringRequest
+
+    noise = None if args.noise_floor is None else tuple(dict.fromkeys(args.noise_floor))
+    if noise is not None and "none" in noise:
+        if len(noise) > 1:
+            raise UserError("--noise-floor none goes with no other; leave one of them out")
+        noise = ()
+    return MeasuringRequest(
+        latency_batch_sizes=tuple(args.latency_batch_size or ()),
+        latency_prompt_tokens=tuple(args.latency_prompt_tokens or ()),
+        noise=noise,
+        benchmarks=tuple(args.benchmark or ()),
+        benchmark_limit=args.benchmark_limit,
+        benchmark_tasks=args.benchmark_tasks,
     )
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quantspectrum.artifacts import Evaluation, Figure
 from quantspectrum.commands.reading import (
     DONE,
     Args,
     data_request,
     json_path,
     load,
+    measuring_request,
     open_files,
     show,
 )
 from quantspectrum.progress import Reporter
 
-__all__ = ["evaluate", "quantize"]
+__all__ = ["evaluate", "evaluation_lines", "quantize"]
 
 
 def quantize(args: Args) -> int:
@@ -57,20 +59,63 @@ def evaluate(args: Args) -> int:
     import time
 
     from quantspectrum import stages
+    from quantspectrum.evaluate.benchmarks import check_benchmark
 
     out = json_path(args.out)
+    for spec in args.benchmark or ():
+        check_benchmark(spec)
     start = time.perf_counter()
     loaded = load(args)
     load_s = time.perf_counter() - start
     label = args.label or loaded.identity.id
     baseline = Path(args.baseline) if args.baseline is not None else None
     done = stages.evaluate(
-        loaded, out, data=data_request(args), label=label, load_s=load_s, baseline=baseline
+        loaded,
+        out,
+        data=data_request(args),
+        label=label,
+        load_s=load_s,
+        baseline=baseline,
+        measuring=measuring_request(args),
     )
     text = f"{label}: loss {done.loss.loss:.4f} nats/token on {done.loss.tokens} tokens"
     if done.loss.stderr is not None:
         text += f" (standard error {done.loss.stderr:.4f})"
     if done.accuracy is not None:
         text += f", exact match {done.accuracy.exact:.1%} of {len(done.accuracy.correct)}"
+    text += "".join(f"\n{line}" for line in evaluation_lines(done))
     show(args, done, f"{text}\n{out}")
     return DONE
+
+
+def evaluation_lines(done: Evaluation) -> list[str]:
+    """The main figures against the baseline, each with its 95 % interval and its noise floor."""
+    lines = []
+    for one in done.fidelity:
+        bound = "" if one.kl_kind == "exact" else " (lower bound)"
+        figures = {
+            "perplexity ratio": one.perplexity_ratio,
+            f"KL{bound}": one.kl_mean,
+            f"KL 99 %{bound}": one.kl_p99,
+            "RMS Δp": one.delta_p_rms,
+            "same top token": one.same_top,
+        }
+        told = ", ".join(f"{name} {_told(figure)}" for name, figure in figures.items())
+        lines.append(f"{one.kind} ({one.tokens} tokens): {told}")
+    for name, flips in (("answers", done.flips), ("yes/no", done.yes_no_flips)):
+        if flips is not None:
+            lines.append(
+                f"{name}: {flips.lost} right to wrong, {flips.won} wrong to right of "
+                f"{flips.compared} (McNemar p = {flips.p_value:.3g}), {flips.changed} changed"
+            )
+    for benchmark in done.benchmarks:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in benchmark.metrics.items())
+        lines.append(f"{benchmark.harness}:{benchmark.task}: {metrics}")
+    return lines
+
+
+def _told(figure: Figure) -> str:
+    text = f"{figure.value:.4g}"
+    if figure.low is not None and figure.high is not None:
+        text += f" [{figure.low:.4g}, {figure.high:.4g}]"
+    return text if figure.floor is None else f"{text} (noise {figure.floor:.2g})"

@@ -10,6 +10,7 @@ from quantspectrum.data.coco import load_coco
 from quantspectrum.data.hub import load_hub
 from quantspectrum.data.jsonl import load_jsonl
 from quantspectrum.data.picture_files import load_pictures
+from quantspectrum.data.pope import load_pope
 from quantspectrum.data.sample import Sample
 from quantspectrum.data.text import load_text
 from quantspectrum.errors import UserError
@@ -25,6 +26,7 @@ SOURCES: dict[str, Callable[[str, Path | None], list[Sample]]] = {
     "jsonl": load_jsonl,
     "hub": load_hub,
     "images": load_pictures,
+    "pope": load_pope,
 }
 """Kind of source to its loader, which takes what follows the colon and the image folder."""
 
@@ -50,7 +52,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
         return "hub", spec
     raise UserError(
         f"data source {spec!r} is of no known kind; give demo, coco:FILE.json, text:FILE.txt, "
-        "jsonl:FILE.jsonl, hub:DATASET[:SPLIT] or images:DIR"
+        "jsonl:FILE.jsonl, pope:FILE.json, hub:DATASET[:SPLIT] or images:DIR"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,17 +13,33 @@ import torch
 from quantspectrum.artifacts import DecodeLatency
 from quantspectrum.models.loading import Loaded
 
-__all__ = ["measure_latency"]
+__all__ = ["LatencyPlan", "measure_latency"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyPlan:
+    """What is timed: every batch size with every prompt length.
+
+    Attributes:
+        batch_sizes: Prompts at a time.
+        prompt_tokens: Lengths of prompts.
+        new_tokens: Tokens after each prompt.
+        repeats: Passes whose median is taken, after one that warms up.
+    """
+
+    batch_sizes: tuple[int, ...] = (1,)
+    prompt_tokens: tuple[int, ...] = (128,)
+    new_tokens: int = 16
+    repeats: int = 3
+
+    def points(self) -> tuple[tuple[int, int], ...]:
+        """Batch size and prompt length of each measurement."""
+        return tuple((size, length) for size in self.batch_sizes for length in self.prompt_tokens)
 
 
 @torch.inference_mode()
 def measure_latency(
-    loaded: Loaded,
-    *,
-    batch_size: int,
-    prompt_tokens: int = 128,
-    new_tokens: int = 16,
-    repeats: int = 3,
+    loaded: Loaded, plan: LatencyPlan, batch_size: int, prompt_tokens: int
 ) -> DecodeLatency:
     """Median wall time of a prefill and of each token after it, on text of fixed length.
 
@@ -33,22 +50,23 @@ def measure_latency(
     ids = torch.arange(batch_size * prompt_tokens, device=loaded.device) * 7919 % vocabulary
     ids = ids.reshape(batch_size, prompt_tokens)
     prefills, steps = [], []
-    for repeat in range(repeats + 1):
-        prefill_ms, step_ms = _one_pass(loaded, ids, new_tokens)
+    for repeat in range(plan.repeats + 1):
+        prefill_ms, step_ms = _one_pass(loaded, ids, plan.new_tokens)
         if repeat:
             prefills.append(prefill_ms)
             steps.append(step_ms)
     return DecodeLatency(
         batch_size=batch_size,
         prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repeats=repeats,
+        new_tokens=plan.new_tokens,
+        repeats=plan.repeats,
         prefill_ms=statistics.median(prefills),
         per_token_ms=statistics.median(steps),
     )
 
 
 def _one_pass(loaded: Loaded, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
+    _forget_pictures(loaded)
     output, prefill_ms = _timed(loaded, lambda: loaded.model(input_ids=ids, use_cache=True))
 
     def decode() -> None:
@@ -61,6 +79,13 @@ def _one_pass(loaded: Loaded, ids: torch.Tensor, new_tokens: int) -> tuple[float
 
     _, decode_ms = _timed(loaded, decode)
     return prefill_ms, decode_ms / new_tokens
+
+
+def _forget_pictures(loaded: Loaded) -> None:
+    """Models of the Qwen-VL family keep where the last batch's pictures shifted positions to."""
+    for module in loaded.model.modules():
+        if getattr(module, "rope_deltas", None) is not None:
+            module.rope_deltas = None  # type: ignore[assignment]
 
 
 def _timed(loaded: Loaded, work: Callable[[], Any]) -> tuple[Any, float]:

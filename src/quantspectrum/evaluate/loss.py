@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,12 +11,51 @@ from torch import Tensor
 from quantspectrum.artifacts import Loss, SampleLoss
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
-from quantspectrum.evaluate.divergence import Predictions, divergence, predictions
+from quantspectrum.evaluate.predictions import (
+    TOP_K,
+    Compared,
+    Predictions,
+    bounded_divergence,
+    check_same_tokens,
+    exact_divergence,
+)
 from quantspectrum.evaluate.statistics import ratio_with_stderr
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.outputs import run_model
 
-__all__ = ["measure_loss", "target_log_probabilities"]
+__all__ = ["MeasuredLoss", "measure_loss"]
+
+_ROWS = 256
+"""Tokens whose whole distributions are held in float32 at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredLoss:
+    """A model's loss, and what it predicted.
+
+    Attributes:
+        loss: The loss, with sums of each sample.
+        predictions: What was predicted at each target token.
+        compared: The same against the baseline's predictions, where there were any.
+    """
+
+    loss: Loss
+    predictions: Predictions
+    compared: Compared | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    """One sample's target tokens, on the CPU."""
+
+    text: bool
+    targets: Tensor
+    right: Tensor
+    tokens: Tensor
+    log_probabilities: Tensor
+    logits: Tensor | None
+    kl: Tensor | None
+    same: Tensor | None
 
 
 @torch.inference_mode()
@@ -24,80 +63,201 @@ def measure_loss(
     loaded: Loaded,
     batches: Sequence[Batch],
     *,
-    baseline: Mapping[str, Predictions] | None = None,
-    keep: Callable[[str, Predictions], None] | None = None,
-) -> Loss:
+    baseline: Predictions | None = None,
+    keep_bytes: int = 0,
+) -> MeasuredLoss:
     """Mean negative log-likelihood of the target tokens, in nats per token.
 
-    Of a masked language model these are the masked tokens. The mean is over all of them; its standard error is clustered by sample, since the
-    tokens of one sample are not independent.
+    Of a masked language model these are the masked tokens. The mean is over all of them; its
+    standard error is clustered by sample, since the tokens of one sample are not independent.
 
     Args:
         loaded: The model.
         batches: What to measure it on.
-        baseline: The baseline's predictions by sample, to measure the KL divergence from.
-        keep: Told this model's predictions of each sample.
+        baseline: The baseline's predictions, to compare with.
+        keep_bytes: Keep all logits where they take no more than this.
 
     Raises:
-        UserError: A sample's loss is not finite, or the baseline's predictions lack it.
+        UserError: A sample's loss is not finite, or the baseline's predictions are of others.
     """
-    samples: list[SampleLoss] = []
+    found: dict[str, _Tokens] = {}
+    count = sum(int(_scored(batch).sum()) for batch in batches)
     for batch in batches:
-        on_device = batch.to(loaded.device)
-        logits = run_model(loaded.model, on_device.inputs)
-        ids_of = on_device.labels if on_device.labels is not None else on_device.inputs["input_ids"]
-        for row, sample in enumerate(batch.sample_ids):
-            log_probabilities, ids = target_log_probabilities(
-                logits[row],
-                ids_of[row],
-                on_device.target[row],
-                shift=1 if batch.predicts == "next-token" else 0,
+        logits, ids = _target_logits(loaded, batch)
+        keep = count * logits.shape[-1] * logits.dtype.itemsize <= keep_bytes
+        found.update(_measured(batch, logits, ids, baseline, keep))
+    names = tuple(sorted(found))
+    predictions = _predictions(names, [found[name] for name in names])
+    compared = None
+    if baseline is not None:
+        check_same_tokens(baseline, predictions)
+        compared = Compared(
+            after=predictions.right,
+            kl=torch.cat([kl for name in names if (kl := found[name].kl) is not None]),
+            same=torch.cat([same for name in names if (same := found[name].same) is not None]),
+            exact=baseline.logits is not None,
+        )
+    return MeasuredLoss(
+        loss=_loss(predictions, compared), predictions=predictions, compared=compared
+    )
+
+
+def _scored(batch: Batch) -> Tensor:
+    """Target tokens that something predicts: in (B, T), or (B, T - 1) for next-token models."""
+    return batch.target[:, 1:] if batch.predicts == "next-token" else batch.target
+
+
+def _target_logits(loaded: Loaded, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits ``(targets, vocabulary)`` that predict a batch's target tokens, and those tokens.
+
+    Row by row: position *t* predicts token *t + 1*, or *t* itself in a masked language model.
+    """
+    on_device = batch.to(loaded.device)
+    rows, places = _scored(on_device).nonzero(as_tuple=True)
+    ids_of = on_device.labels if on_device.labels is not None else on_device.inputs["input_ids"]
+    shift = 1 if batch.predicts == "next-token" else 0
+    logits = run_model(loaded.model, on_device.inputs)
+    device = logits.device
+    return (
+        logits[rows.to(device), places.to(device)],
+        ids_of[rows, places + shift].to(device),
+    )
+
+
+def _measured(
+    batch: Batch, logits: Tensor, ids: Tensor, baseline: Predictions | None, keep: bool
+) -> dict[str, _Tokens]:
+    counts = _scored(batch).sum(1).tolist()
+    before = None
+    if baseline is not None:
+        before = _rows_of(baseline, batch.sample_ids, counts)
+    parts = [
+        _part(logits[start : start + _ROWS], ids[start : start + _ROWS], _cut(before, start))
+        for start in range(0, len(ids), _ROWS)
+    ]
+    whole = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    whole["targets"] = ids.to("cpu", torch.int32)
+    if keep:
+        whole["logits"] = logits.cpu()
+    found: dict[str, _Tokens] = {}
+    start = 0
+    for row, (sample, tokens) in enumerate(zip(batch.sample_ids, counts, strict=True)):
+        own = {name: values[start : start + tokens] for name, values in whole.items()}
+        start += tokens
+        _check_finite(sample, own)
+        found[sample] = _Tokens(
+            text=batch.kinds[row] == "text",
+            targets=own["targets"],
+            right=own["right"],
+            tokens=own["tokens"],
+            log_probabilities=own["log_probabilities"],
+            logits=own.get("logits"),
+            kl=own.get("kl"),
+            same=own.get("same"),
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Before:
+    tokens: Tensor
+    log_probabilities: Tensor
+    logits: Tensor | None
+
+
+def _rows_of(baseline: Predictions, samples: Sequence[str], counts: Sequence[int]) -> _Before:
+    slices = [baseline.rows(sample) for sample in samples]
+    if [rows.stop - rows.start for rows in slices] != list(counts):
+        raise UserError(
+            "the baseline's predictions are of other samples; evaluate it on the same data first"
+        )
+    logits = baseline.logits
+    return _Before(
+        torch.cat([baseline.tokens[rows] for rows in slices]),
+        torch.cat([baseline.log_probabilities[rows] for rows in slices]),
+        None if logits is None else torch.cat([logits[rows] for rows in slices]),
+    )
+
+
+def _cut(before: _Before | None, start: int) -> _Before | None:
+    if before is None:
+        return None
+    rows = slice(start, start + _ROWS)
+    logits = before.logits
+    return _Before(
+        before.tokens[rows],
+        before.log_probabilities[rows],
+        None if logits is None else logits[rows],
+    )
+
+
+def _part(logits: Tensor, ids: Tensor, before: _Before | None) -> dict[str, Tensor]:
+    """What is kept of some tokens, on their device."""
+    log_q = torch.log_softmax(logits.float(), dim=-1)
+    top = log_q.topk(min(TOP_K, log_q.shape[-1]), dim=-1)
+    found = {
+        "right": log_q.gather(-1, ids.unsqueeze(-1)).squeeze(-1),
+        "tokens": top.indices.to(torch.int32),
+        "log_probabilities": top.values,
+    }
+    if before is not None:
+        tokens = before.tokens.to(logits.device)
+        found["same"] = top.indices[:, 0] == tokens[:, 0]
+        found["kl"] = (
+            exact_divergence(before.logits.to(logits.device), logits)
+            if before.logits is not None
+            else bounded_divergence(tokens, before.log_probabilities, log_q)
+        )
+    return found
+
+
+def _check_finite(sample: str, own: dict[str, Tensor]) -> None:
+    for name in ("right", "kl"):
+        if name in own and not bool(own[name].isfinite().all()):
+            what = "loss" if name == "right" else "divergence from the baseline"
+            raise UserError(
+                f"the {what} of sample {sample} is not finite; check the checkpoint for NaN, or "
+                "load it in another --dtype"
             )
-            nll = -float(log_probabilities.gather(-1, ids.unsqueeze(-1)).double().sum())
-            if not math.isfinite(nll):
-                raise UserError(
-                    f"the loss of sample {sample} is not finite; check the checkpoint for NaN, "
-                    "or load it in another --dtype"
-                )
-            if keep is not None:
-                keep(sample, predictions(log_probabilities))
-            kl, same = _against(baseline, sample, log_probabilities)
-            kind, tokens = batch.kinds[row], len(ids)
-            samples.append(
-                SampleLoss(id=sample, kind=kind, nll=nll, tokens=tokens, kl=kl, same_top=same)
+
+
+def _predictions(names: tuple[str, ...], samples: Sequence[_Tokens]) -> Predictions:
+    lengths = torch.tensor([0, *(len(one.right) for one in samples)], dtype=torch.int64)
+    logits = [one.logits for one in samples if one.logits is not None]
+    return Predictions(
+        samples=names,
+        text=tuple(one.text for one in samples),
+        offsets=lengths.cumsum(0),
+        targets=torch.cat([one.targets for one in samples]),
+        right=torch.cat([one.right for one in samples]),
+        tokens=torch.cat([one.tokens for one in samples]),
+        log_probabilities=torch.cat([one.log_probabilities for one in samples]),
+        logits=torch.cat(logits) if logits else None,
+    )
+
+
+def _loss(predictions: Predictions, compared: Compared | None) -> Loss:
+    samples: list[SampleLoss] = []
+    for place, name in enumerate(predictions.samples):
+        rows = predictions.rows(name)
+        against = {} if compared is None else _sums(compared, rows)
+        samples.append(
+            SampleLoss(
+                id=name,
+                kind="text" if predictions.text[place] else "image+text",
+                nll=-float(predictions.right[rows].double().sum()),
+                tokens=rows.stop - rows.start,
+                **against,
             )
-    samples.sort(key=lambda sample: sample.id)
+        )
     loss, stderr = ratio_with_stderr([s.nll for s in samples], [s.tokens for s in samples])
     return Loss(
         loss=loss, stderr=stderr, tokens=sum(s.tokens for s in samples), samples=tuple(samples)
     )
 
 
-def _against(
-    baseline: Mapping[str, Predictions] | None, sample: str, log_probabilities: Tensor
-) -> tuple[float | None, int | None]:
-    if baseline is None:
-        return None, None
-    if sample not in baseline:
-        raise UserError(
-            f"the baseline's predictions lack sample {sample}; evaluate it on the same data first"
-        )
-    return divergence(baseline[sample], log_probabilities)
-
-
-def target_log_probabilities(
-    logits: Tensor, ids: Tensor, target: Tensor, *, shift: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities that predict one sample's target tokens, and those tokens.
-
-    Args:
-        logits: ``(tokens, vocabulary)``; position *t* predicts token *t + shift*.
-        ids: Token ids, ``(tokens,)``.
-        target: Which tokens count, ``(tokens,)``.
-        shift: 1 for a model that predicts the next token, 0 for one that tells masked ones.
-
-    Returns:
-        ``(targets, vocabulary)`` float32 and ``(targets,)``.
-    """
-    positions = target[shift:].nonzero().squeeze(-1)
-    return torch.log_softmax(logits[positions].float(), dim=-1), ids[positions + shift]
+def _sums(compared: Compared, rows: slice) -> dict[str, float | int]:
+    return {
+        "kl": float(compared.kl[rows].double().sum()),
+        "same_top": int(compared.same[rows].sum()),
+    }

@@ -11,6 +11,7 @@ from quantspectrum.artifacts import (
     Artifact,
     DecodeLatency,
     Evaluation,
+    Kernel,
     ModelIdentity,
     Record,
 )
@@ -76,7 +77,7 @@ class ComparisonRow(Record):
     paired_accuracy: AccuracyDifference | None = None
     prompts: PromptChanges | None = None
     load_s: float | None = None
-    kernel: Literal["native", "emulated"] | None = None
+    kernel: Kernel | None = None
     latency: tuple[DecodeLatency, ...] = ()
 
 

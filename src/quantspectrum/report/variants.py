@@ -256,7 +256,7 @@ def latency_table(comparison: Comparison) -> Table | None:
             _time(entry.prefill_ms, row),
             _time(entry.per_token_ms, row),
             duration(row.load_s),
-            EMULATED if row.kernel == "emulated" else "native",
+            EMULATED if row.kernel == "emulated" else row.kernel or ABSENT,
         )
         for row in _rows(comparison)
         for entry in row.latency
