@@ -27,7 +27,8 @@ SATURATED_S = 0.3
 """A forward pass that takes longer is bound by arithmetic, which sharing does not spare."""
 
 EXTRA_BYTES = 4 * 2**30
-"""Device memory that sharing may take."""
+"""Device memory that sharing may take. A slot of a replay takes what a batch more takes in a plain
+pass: that is measured by :func:`choose_slots`, and held to by ``tests/sensitivity``."""
 
 IDLE = 1.5
 """On a GPU, a pass that takes this many times its launching keeps the GPU busy by itself."""
