@@ -236,7 +236,10 @@ class Measurement:
         ranked = rank(self.ops, self._collected(request.measured()[0], fmt, None).summaries)
         self._restored = most_sensitive(ranked, request.rescore)
         rest = [name for name in self._names if name not in self._restored]
-        if again := self._ranked_again():
+        again = self._ranked_again()
+        for _ in range((len(self._order) - len(again)) * len(request.selection)):
+            self._step()  # What is restored is done.
+        if again:
             # All but the restored ops stay quantized, those too that a limit leaves unmeasured.
             plans = {fmt: {name: self._plans[fmt][name] for name in rest}}
             self._scan(again, plans, prefix=RESCORED).run(request.selection)
