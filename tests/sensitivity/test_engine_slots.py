@@ -227,13 +227,19 @@ def test_slots_are_used_where_they_pay(
     monkeypatch: pytest.MonkeyPatch, alone: float, together: float, expected: int
 ) -> None:
     engine = Timed({1: alone, slots.TRIAL: together}, monkeypatch)
-    assert slots.choose_slots(engine, TOY_BATCH, CPU) == expected
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST) == expected
+
+
+def test_a_short_scan_is_not_kept_waiting_for_the_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Timed({1: 0.01, slots.TRIAL: 0.02}, monkeypatch)
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST - 1) == 1
+    assert engine.sizes == []
 
 
 def test_whole_passes_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Timed({1: 0.01, slots.TRIAL: 0.01}, monkeypatch)
     engine.whole = "the model's structure is not known"
-    assert slots.choose_slots(engine, TOY_BATCH, CPU) == 1
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST) == 1
     assert engine.sizes == []
 
 
@@ -256,7 +262,7 @@ def test_slots_that_do_not_give_the_captured_pass_are_not_used(
 ) -> None:
     engine = Timed({1: 0.01, slots.TRIAL: 0.02}, monkeypatch)
     engine.shareable = None
-    assert slots.choose_slots(engine, TOY_BATCH, CPU) == 1
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST) == 1
 
 
 @pytest.mark.parametrize(
@@ -273,7 +279,7 @@ def test_slots_take_no_more_memory_than_promised(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: before)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: before + extra)
     engine = Timed({1: 0.01, slots.TRIAL: 0.02}, monkeypatch)
-    assert slots.choose_slots(engine, TOY_BATCH, torch.device("cuda")) == expected
+    assert slots.choose_slots(engine, TOY_BATCH, torch.device("cuda"), slots.FEWEST) == expected
 
 
 def test_stand_ins_of_skipped_blocks_take_no_memory_in_slots() -> None:

@@ -188,7 +188,9 @@ class Measurement:
         with Simulation(self._loaded.model, plans, cache_bytes=self._cache_bytes()) as simulation:
             if self._request.base == "fallback":
                 simulation.activate_all()
-            return choose_slots(self._engine, self._request.selection[0], self._loaded.device)
+            batches = self._request.selection
+            replays = self._request.steps(len(self._order))
+            return choose_slots(self._engine, batches[0], self._loaded.device, replays)
 
     def _chosen(self) -> list[str]:
         """Names of the ops to measure, nearest to the cut points first."""
