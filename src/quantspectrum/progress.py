@@ -58,8 +58,11 @@ class Reporter:
             self._console.print(text, markup=False)
 
     def progress(self, title: str, steps: int) -> Callable[[], None]:
-        """Show a bar of that many steps; what is returned is called after each."""
-        if self._quiet:
+        """Show a bar of that many steps; what is returned is called after each.
+
+        No steps, no bar.
+        """
+        if self._quiet or not steps:
             return lambda: None
         bar = Progress(
             TextColumn("{task.description}", markup=False),

@@ -259,11 +259,9 @@ def sensitivity(
         name = ".journal.jsonl" if size == data.batch_size else f".batch{size}.journal.jsonl"
         journals.append(first.with_suffix(name))
         request = _native_request(loaded, journals[-1], data, scoring, base, size, cuts)
-        ops_measured = min(len(table.candidates), scoring.max_ops or len(table.candidates))
-        parts = 3 if scoring.attribute else 1
-        steps = ops_measured * len(request.selection) * len(request.formats) * parts
+        step = progress(request.steps(len(table.candidates)))
         try:
-            reports = score_ops(loaded, table, request, step=progress(steps))
+            reports = score_ops(loaded, table, request, step=step)
             break
         except torch.OutOfMemoryError:
             if size == 1:

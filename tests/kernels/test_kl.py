@@ -98,9 +98,26 @@ def test_rows_in_chunks_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return eager(*part)
 
     monkeypatch.setattr(kl, "_eager", spy)
-    monkeypatch.setattr(kl, "CHUNK", 130)
+    monkeypatch.setattr(kl, "CACHED", 130)
     assert torch.equal(centred_exponential_excess(log_p.float(), delta.float(), mean), whole)
     assert sizes == [120, 120, 120, 60]
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    """Small changes alone take a short cut, which must give the same digits."""
+    log_p, delta, mean = (value.float() for value in predictions(4, 60, 0.05))
+    alone = centred_exponential_excess(log_p, delta, mean)
+    delta[2, 7] += 9.0
+    among = centred_exponential_excess(log_p, delta, mean)
+    assert torch.equal(among[[0, 1, 3]], alone[[0, 1, 3]])
+    assert among[2] > alone[2]
+
+
+@pytest.mark.parametrize("shape", [(0, 60), (3, 0)])
+def test_nothing_has_no_divergence(shape: tuple[int, int]) -> None:
+    log_p, mean = torch.zeros(shape), torch.zeros(shape[0])
+    found = centred_exponential_excess(log_p, torch.zeros(shape), mean)
+    assert found.tolist() == [0.0] * shape[0]
 
 
 def test_the_arguments_are_left_as_they_were() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,11 +27,14 @@ from scans import (
     Base,
     logits_with,
     plans_of,
+    request_of,
     score,
     score_all,
     scores,
     stop_at,
 )
+
+RESCORED: dict[str, Any] = {"base": "fallback", "rescore": 2}
 
 PARTS: tuple[Part, ...] = ("weight", "activation")
 
@@ -312,3 +316,30 @@ def test_ops_without_an_effect_tie_and_a_planted_one_does_not(llama: nn.Module, 
     assert [op.rank for op in idle] == list(range(idle[0].rank, idle[0].rank + 3))
     assert [op.tied_with_next for op in idle[:2]] == [True, True]
     assert report.ops[-1].tied_with_next is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"attribute": True},
+        {"metrics": ("sqnr",)},
+        RESCORED,
+        RESCORED | {"max_ops": 5},
+        RESCORED | {"attribute": True, "formats": ("w8a8", "fp8")},
+    ],
+    ids=["plain", "parts", "all at once", "second ranking", "of a few", "of several"],
+)
+def test_as_many_steps_are_made_as_were_told(llama: nn.Module, asked: dict[str, Any]) -> None:
+    made: list[None] = []
+    reports = score_all(llama, **asked, step=lambda: made.append(None))
+    assert len(made) == request_of(**asked).steps(len(reports[0].ops))
+
+
+def test_a_scan_that_goes_on_makes_as_many_steps(llama: nn.Module, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    total = request_of(**RESCORED).steps(14)
+    score(llama, **RESCORED, journal=journal, step=stop_at(total - 3))
+    made: list[None] = []
+    score(llama, **RESCORED, journal=journal, step=lambda: made.append(None))
+    assert len(made) == total

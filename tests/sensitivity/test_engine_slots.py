@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import models_tiny
 from quantspectrum.data.encode import Batch
+from quantspectrum.models.ops import list_ops
 from quantspectrum.sensitivity import slots
-from quantspectrum.sensitivity.capture import joined, repeated
+from quantspectrum.sensitivity.capture import hollow, joined, repeated
 from quantspectrum.sensitivity.engine import ReplayEngine
 from quantspectrum.simulation import Simulation
 from scans import BASES, MIXED, Base, score
@@ -223,13 +227,19 @@ def test_slots_are_used_where_they_pay(
     monkeypatch: pytest.MonkeyPatch, alone: float, together: float, expected: int
 ) -> None:
     engine = Timed({1: alone, slots.TRIAL: together}, monkeypatch)
-    assert slots.choose_slots(engine, TOY_BATCH, CPU) == expected
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST) == expected
+
+
+def test_a_short_scan_is_not_kept_waiting_for_the_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Timed({1: 0.01, slots.TRIAL: 0.02}, monkeypatch)
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST - 1) == 1
+    assert engine.sizes == []
 
 
 def test_whole_passes_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Timed({1: 0.01, slots.TRIAL: 0.01}, monkeypatch)
     engine.whole = "the model's structure is not known"
-    assert slots.choose_slots(engine, TOY_BATCH, CPU) == 1
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST) == 1
     assert engine.sizes == []
 
 
@@ -252,4 +262,63 @@ def test_slots_that_do_not_give_the_captured_pass_are_not_used(
 ) -> None:
     engine = Timed({1: 0.01, slots.TRIAL: 0.02}, monkeypatch)
     engine.shareable = None
-    assert slots.choose_slots(engine, TOY_BATCH, CPU) == 1
+    assert slots.choose_slots(engine, TOY_BATCH, CPU, slots.FEWEST) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [(0, slots.MOST_SLOTS), (1, 1)], ids=["just fits", "a byte too much"]
+)
+def test_slots_take_no_more_memory_than_promised(
+    monkeypatch: pytest.MonkeyPatch, more: int, expected: int
+) -> None:
+    before = 7 * 2**30
+    extra = slots.EXTRA_BYTES * slots.TRIAL // slots.MOST_SLOTS + more
+    monkeypatch.setattr(Batch, "to", lambda self, _device: self)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: before)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: before + extra)
+    engine = Timed({1: 0.01, slots.TRIAL: 0.02}, monkeypatch)
+    assert slots.choose_slots(engine, TOY_BATCH, torch.device("cuda"), slots.FEWEST) == expected
+
+
+def test_stand_ins_of_skipped_blocks_take_no_memory_in_slots() -> None:
+    """With them a replay from the last block would take a tensor for each block before it."""
+    hidden = hollow(torch.randn(3, 5, 7))
+    (again,) = repeated((hidden,), 8)
+    assert again.shape == (24, 5, 7)
+    assert again.untyped_storage().nbytes() == hidden.element_size()
+    assert torch.equal(again, hidden.repeat(8, 1, 1))
+    assert repeated(hidden[:, :0], 2).shape == (6, 0, 7)
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Most memory that tensors of the CPU take at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None
+    kineto = profiler.profiler.kineto_results
+    events = [event for event in kineto.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_slot_takes_no_more_memory_than_a_batch_in_a_pass(base: Base) -> None:
+    """From whichever block: the promise that :func:`choose_slots` keeps is made of passes."""
+    model = models_tiny.causal_lm("llama", num_hidden_layers=12)
+    loaded = models_tiny.loaded(model)
+    ops = [op.name for op in list_ops(model, loaded.layout).candidates]
+    engine = ReplayEngine(model, loaded.layout, ops, CPU)
+    batch = models_tiny.text_batch((40, 40, 40, 40))
+    with Simulation(model, dict.fromkeys(ops, DYNAMIC)) as simulation, torch.no_grad():
+        rest = partial(simulation.activate, () if base == "isolate" else ops)
+        rest()
+        capture = engine.capture(batch)
+        inputs = repeated(capture.inputs, slots.TRIAL)
+        most = peak_bytes(lambda: engine.run(inputs)) * slots.MOST_SLOTS / slots.TRIAL
+        for block in engine.blocks():
+            some = [op for op in ops if engine.block_of(op) == block]
+            each = [partial(simulation.activate, {op}) for op in some]
+            taken = peak_bytes(partial(engine.replay_together, capture, some, each, rest))
+            assert taken < 1.1 * most, block

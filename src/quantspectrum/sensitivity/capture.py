@@ -65,10 +65,18 @@ def hollow(tensor: Tensor) -> Tensor:
 
 
 def repeated(tree: Any, times: int) -> Any:
-    """Every tensor repeated along its first dimension; without it, as it is."""
-    return pytree.tree_map_only(
-        Tensor, lambda x: x.repeat(times, *[1] * (x.ndim - 1)) if x.ndim else x, tree
-    )
+    """Every tensor repeated along its first dimension; without it, as it is.
+
+    What is one number everywhere still takes no memory, so that the stand-ins of the blocks that a
+    replay skips stay :func:`hollow` for several slots.
+    """
+    return pytree.tree_map_only(Tensor, lambda x: _repeated(x, times) if x.ndim else x, tree)
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    if x.numel() and not any(x.stride()):
+        return x[(0,) * x.ndim].expand(times * x.shape[0], *x.shape[1:])
+    return x.repeat(times, *[1] * (x.ndim - 1))
 
 
 def joined(outputs: Sequence[Any]) -> Any:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -128,22 +129,63 @@ class ReplayEngine:
     def check(self, capture: Capture) -> None:
         """Replay with nothing perturbed; fall back to whole passes if that differs.
 
-        The first time from every block: a connection past a neighbour shows from the blocks between
-        its ends alone. After that, and in families known to be chains, once a stack.
+        The first time from every block, as a connection past a neighbour shows from the blocks
+        between its ends alone; but only to the next one, which must be called with what it was
+        called with when captured. Besides, and in families known to be chains alone, a whole replay
+        once a stack.
         """
         for path, blocks in self._stacks.items():
+            if self.whole is not None:
+                return
             first: dict[str, str] = {}
             for op in capture.before:
                 if (block := self.block_of(op)) in blocks:
                     first.setdefault(block, op)
             ops = list(first.values())
-            if path in self._checked or self._chain:
-                ops = ops[len(ops) // 2 :][:1]
-            for op in ops:
-                if self.whole is None and not torch.equal(self.replay(capture, op), capture.values):
-                    self.whole = "a replay with nothing perturbed differed from the forward pass"
-            if ops:
+            chosen = ops[len(ops) // 2 :][:1]
+            holds = True
+            if ops and path not in self._checked and not self._chain:
+                ran = [block for block in capture.calls if block in first]  # In their order.
+                chosen = [*ops[-1:], *chosen]
+                holds = all(
+                    self._reaches(capture, first[block], block, following)
+                    for block, following in pairwise(ran)
+                )
                 self._checked.add(path)
+            if not holds or any(
+                not torch.equal(self.replay(capture, op), capture.values)
+                for op in dict.fromkeys(chosen)
+            ):
+                self.whole = "a replay with nothing perturbed differed from the forward pass"
+
+    def _reaches(self, capture: Capture, op: str, block: str, following: str) -> bool:
+        """Whether a replay from a block calls a later one with its captured arguments.
+
+        Blocks between the two compute; those from the later one on are answered for.
+        """
+        order = list(capture.calls)
+        expected = pytree.tree_leaves(capture.store.get(capture.calls[following]))
+        same: list[bool] = []
+
+        def compare(*args: Any, **kwargs: Any) -> Any:
+            found = pytree.tree_leaves((args, kwargs))
+            same.append(len(found) == len(expected) and all(map(_equal, found, expected)))
+            return self._answer(capture, following)
+
+        with ExitStack() as stack:
+            self._skip(stack, capture, op, times=1)
+            self._call_again(stack, capture, block, [lambda: None], lambda: None)
+            stack.enter_context(replaced_forward(self._units[following], compare))
+            for name in order[order.index(following) + 1 :]:
+                answer = _returning(self._answer(capture, name))
+                stack.enter_context(replaced_forward(self._units[name], answer))
+            self.run(capture.inputs)
+        return same == [True]
+
+    def _answer(self, capture: Capture, block: str) -> Any:
+        """What a block that is not run gives in a replay of which no output is read."""
+        kept = capture.outputs.get(block)
+        return capture.placeholders[block] if kept is None else capture.store.get(kept)
 
     @torch.no_grad()
     def replay(self, capture: Capture, op: str) -> Tensor:
@@ -371,6 +413,13 @@ def _around(model: nn.Module, path: str) -> list[str]:
     prefix = f"{parent}." if parent else ""
     beside = [name for name, _ in model.get_submodule(parent).named_children()]
     return [*around, *(f"{prefix}{name}" for name in beside if f"{prefix}{name}" != path)]
+
+
+def _equal(found: Any, expected: Any) -> bool:
+    """Whether two leaves of arguments are the same, of which only tensors are looked into."""
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        return torch.equal(found, expected)
+    return type(found) is type(expected)
 
 
 def _returning(answer: Any) -> Callable[..., Any]:

@@ -188,7 +188,9 @@ class Measurement:
         with Simulation(self._loaded.model, plans, cache_bytes=self._cache_bytes()) as simulation:
             if self._request.base == "fallback":
                 simulation.activate_all()
-            return choose_slots(self._engine, self._request.selection[0], self._loaded.device)
+            batches = self._request.selection
+            replays = self._request.steps(len(self._order))
+            return choose_slots(self._engine, batches[0], self._loaded.device, replays)
 
     def _chosen(self) -> list[str]:
         """Names of the ops to measure, nearest to the cut points first."""
@@ -236,7 +238,10 @@ class Measurement:
         ranked = rank(self.ops, self._collected(request.measured()[0], fmt, None).summaries)
         self._restored = most_sensitive(ranked, request.rescore)
         rest = [name for name in self._names if name not in self._restored]
-        if again := self._ranked_again():
+        again = self._ranked_again()
+        for _ in range((len(self._order) - len(again)) * len(request.selection)):
+            self._step()  # What is restored is done.
+        if again:
             # All but the restored ops stay quantized, those too that a limit leaves unmeasured.
             plans = {fmt: {name: self._plans[fmt][name] for name in rest}}
             self._scan(again, plans, prefix=RESCORED).run(request.selection)

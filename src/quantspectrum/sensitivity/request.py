@@ -32,6 +32,9 @@ ESTIMATOR = "visibility"
 TELLS_TOKENS: tuple[Task, ...] = ("causal-lm", "image-text-to-text", "masked-lm")
 """Tasks whose models have a loss on tokens."""
 
+GIVES_FEATURES: tuple[Task, ...] = ("text", "image")
+"""Tasks whose models' output is not known to be logits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NativeRequest:
@@ -96,11 +99,26 @@ class NativeRequest:
                     f"metric {metric} takes a loss on tokens, and a model for {task} tells none; "
                     "use another metric, such as mse_v2"
                 )
+            if metric in ("kl", "visibility") and task in GIVES_FEATURES:
+                raise UserError(
+                    f"metric {metric} compares predictions, and a model for {task} gives features "
+                    "and no logits; use another metric, such as mse_v2"
+                )
 
     @property
     def limited(self) -> bool:
         """Whether not everything may be measured."""
         return self.max_ops is not None or self.time_budget is not None
+
+    def steps(self, ops: int) -> int:
+        """Steps of progress that scoring so many candidates takes: one an op, batch and part.
+
+        The second ranking counts every measured op once more, the restored ones too.
+        """
+        if not self.measured():
+            return 0
+        rounds = len(self.formats) * (3 if self.attribute else 1) + (1 if self.rescore else 0)
+        return min(ops, self.max_ops or ops) * len(self.selection) * rounds
 
     def measured(self) -> list[MeasuredMetric]:
         """The metrics that replay."""

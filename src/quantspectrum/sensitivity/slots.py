@@ -27,22 +27,36 @@ SATURATED_S = 0.3
 """A forward pass that takes longer is bound by arithmetic, which sharing does not spare."""
 
 EXTRA_BYTES = 4 * 2**30
-"""Device memory that sharing may take."""
+"""Device memory that sharing may take. A slot of a replay takes what a batch more takes in a plain
+pass: that is measured by :func:`choose_slots`, and held to by ``tests/sensitivity``."""
+
+TIMING = 2 + 2 * TRIAL + 4
+"""Forward passes that finding out takes: of one batch, of ``TRIAL``, and :meth:`can_share`'s."""
+
+FEWEST = 2 * 2 * TIMING
+"""Replays of a scan that is worth it: each is half a pass on average, and sharing spares about half
+of them at best."""
 
 IDLE = 1.5
 """On a GPU, a pass that takes this many times its launching keeps the GPU busy by itself."""
 
 
 @torch.no_grad()
-def choose_slots(engine: ReplayEngine, batch: Batch, device: torch.device) -> int:
+def choose_slots(engine: ReplayEngine, batch: Batch, device: torch.device, replays: int) -> int:
     """Time a forward pass at the batch's size and at several times it.
 
     The model computes as it does when called: with everything quantized for base ``fallback``.
 
+    Args:
+        engine: What replays.
+        batch: The batch to try.
+        device: Where it is run.
+        replays: Replays that the scan is to make; for few nothing is timed.
+
     Returns:
         Slots a replay, slot 0 counted; 1 is no sharing.
     """
-    if engine.whole is not None:
+    if engine.whole is not None or replays < FEWEST:
         return 1
     inputs = batch.to(device).inputs
     _timed(engine, inputs, device)
