@@ -110,9 +110,7 @@ def assign(
                 f"no candidate is in a component {component!r}; the components are: "
                 f"{', '.join(sorted(known))}"
             )
-    candidates = [
-        op for op in spectrum.candidates if not components or op.component in components
-    ]
+    candidates = [op for op in spectrum.candidates if not components or op.component in components]
     chosen = tuple(
         ExportedOp(
             name=op.name,

@@ -34,7 +34,7 @@ def export(assignment: Assignment) -> str:
     arguments: dict[str, Any] = {
         # Of the whole: that of the quantized ops, for AutoRound checks an export by it.
         "scheme": next(iter(layers.values())),
-        "layer_config": layers | {name: _KEPT for name in kept},
+        "layer_config": layers | dict.fromkeys(kept, _KEPT),
     }
     assert schemes
     return json.dumps(arguments, indent=1) + "\n"

@@ -38,20 +38,13 @@ def export(assignment: Assignment) -> str:
     entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
     for op in assignment.ops:
         entries += _entries(op)
-    return yaml.dump(
+    text: str = yaml.safe_dump(
         {"algorithm": "max", "quant_cfg": entries},
-        Dumper=_Plain,
         sort_keys=False,
         default_flow_style=None,
         width=200,
     )
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes everything in full: no anchors."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
+    return text
 
 
 def _not_held(fmt: Format) -> str | None:

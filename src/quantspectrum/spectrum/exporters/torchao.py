@@ -49,7 +49,12 @@ def _config(op: ExportedOp) -> dict[str, Any]:
     if fmt.output is None and schemes == (_FLOAT_CHANNEL, None):
         return _of("Float8WeightOnlyConfig", granularity=_per_row())
     weight = fmt.weight
-    if (weight.kind, weight.granularity, fmt.activation, fmt.output) == ("int", "group", None, None):
+    if (weight.kind, weight.granularity, fmt.activation, fmt.output) == (
+        "int",
+        "group",
+        None,
+        None,
+    ):
         return _in_groups(op, weight)
     raise UserError(_refusal(fmt))
 
