@@ -1,7 +1,8 @@
 """torchao 0.18: an ``FqnToConfig``, as ``torchao.core.config.config_from_dict`` reads it.
 
-It names each op with the configuration of its own; ops it does not name stay as they are. The same
-object is what ``transformers.TorchAoConfig`` takes.
+It names the weight of each op with a configuration of its own; what it does not name stays as it is.
+The same object is what ``transformers.TorchAoConfig`` takes, and the reason why weights are named:
+transformers 5.23 applies what stands under the name of a module to its bias as well.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def export(assignment: Assignment) -> str:
         UserError: torchao has no such format, or its groups do not divide an op's inputs.
     """
     only_types(assignment, TARGET, ("Linear",))
-    configs = {op.name: _config(op) for op in assignment.ops}
+    configs = {f"{op.name}.weight": _config(op) for op in assignment.ops}
     # The two keys are an old and a new name of one thing, and equal wherever torchao writes them.
     data = {"fqn_to_config": configs, "module_fqn_to_config": configs}
     return json.dumps({"_type": "FqnToConfig", "_version": 1, "_data": data}, indent=1) + "\n"
