@@ -41,6 +41,20 @@ def test_inc(name: str, fmt: Format, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+def test_inc_with_reduced_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales = {}
+    for fmt in ("inc", "inc-reduce-range"):
+        case = make_case(tmp_path / fmt / "case", "llama", fmt)
+        text, ids = case.export("inc"), batches("llama")
+        with monkeypatch.context() as patch:
+            scales[fmt] = ask("inc", "inc", case, text, tmp_path / fmt, patch, ids)["scales"]
+    assert scales["inc"].keys() == scales["inc-reduce-range"].keys() != set()
+    for op, scale in scales["inc"].items():
+        # As many codes less: 127 steps where there were 255, over the same range but for rounding.
+        assert scales["inc-reduce-range"][op] / scale == pytest.approx(255 / 127, rel=0.05)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", ["w8a8", "w8a8-static", "fp8", "w8a16", "w4a16"])
 @pytest.mark.parametrize("name", ["llama", "qwen2_5_vl"])
 def test_modelopt(name: str, fmt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,27 +142,30 @@ def run_exported(text: str, graph: Path, out: Path, feeds: Callable[[], Iterator
     ort.quantize_static(str(graph), str(out), Reader(), **arguments)
 
 
-def ops_quantized_in(path: Path, before: Path) -> tuple[set[str], dict[str, Any]]:
-    """Modules whose node has a quantized weight, and those whose node computes at all."""
+def ops_quantized_in(path: Path, before: Path) -> tuple[set[str], set[str]]:
+    """Modules whose node has a quantized weight, and those whose node has a quantized output."""
     import onnx
 
     from quantspectrum.spectrum.exporters.graph import read_nodes
 
-    module = {node.name: node.module for node in read_nodes(before)}
+    module = {node.name: str(node.module) for node in read_nodes(before)}
     made = onnx.load(str(path)).graph
     source = {output: node for node in made.node for output in node.output}
-    quantized = set()
+    rounded = {name for n in made.node if n.op_type == "QuantizeLinear" for name in n.input}
+    weights, outputs = set(), set()
     for node in made.node:
         if node.op_type == "MatMulNBits":
-            quantized.add(module[node.name.removesuffix("_Q4").removesuffix("_Q8")])
-        elif node.name in module:
-            weight = source.get(node.input[1])
-            if weight is not None and weight.op_type == "DequantizeLinear":
-                # Activations pass through QuantizeLinear; a weight is stored quantized.
-                if source.get(weight.input[0]) is None:
-                    quantized.add(module[node.name])
-                    assert source[node.input[0]].op_type == "DequantizeLinear"
-    return {str(name) for name in quantized}, source
+            weights.add(module[node.name.removesuffix("_Q4").removesuffix("_Q8")])
+        if node.name not in module:
+            continue
+        weight = source.get(node.input[1])
+        # A weight is stored quantized, where activations come out of a QuantizeLinear.
+        if getattr(weight, "op_type", "") == "DequantizeLinear" and weight.input[0] not in source:
+            weights.add(module[node.name])
+            assert source[node.input[0]].op_type == "DequantizeLinear"
+            if node.output[0] in rounded:
+                outputs.add(module[node.name])
+    return weights, outputs
 
 
 def of_case(case: Case, name: str, modules: set[str]) -> set[str]:
@@ -196,17 +199,18 @@ def test_onnxruntime(fmt: Format, graph: tuple[str, Path], tmp_path: Path) -> No
     feed = {key: value.numpy() for key, value in zip(keys, inputs_of(name), strict=True)}
     out = tmp_path / "quantized.onnx"
     run_exported(text, path, out, lambda: iter([feed]))
-    modules, _ = ops_quantized_in(out, path)
+    modules, outputs = ops_quantized_in(out, path)
     wanted = {op for op in case.chosen if name == "llama" or "language_model" in op}
     assert wanted
     assert of_case(case, name, modules) == wanted
+    assert outputs == (modules if fmt.output is not None else set())
     made = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     assert made.run(None, feed)[0].shape == session.run(None, feed)[0].shape
 
 
 @pytest.mark.slow
 def test_ops_that_are_not_in_the_graph_are_named(graph: tuple[str, Path], tmp_path: Path) -> None:
-    name, path = graph
+    _, path = graph
     case = make_case(tmp_path, "qwen2_5_vl", "w8a8-static", share=1.0)
     with pytest.raises(UserError, match=r"ops of profile half are not in the ONNX graph, model\."):
         case.export("onnxruntime", onnx=path)

@@ -33,7 +33,7 @@ def read_nodes(path: Path) -> tuple[Node, ...]:
     from google.protobuf.message import DecodeError
 
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph = onnx.load(str(path), format="protobuf", load_external_data=False).graph
     except (OSError, DecodeError) as error:
         raise UserError(f"--onnx {path} is not readable as an ONNX graph ({error})") from None
     found = []

@@ -3,7 +3,8 @@
 Keys of ``op_name_dict`` are regular expressions that must match a whole name
 (``strategy/utils/tuning_space.py``, ``_merge_op_wise_cfg``). Where INC traces a model part by part it
 names an op ``NAME.module``, so that every key allows for that. One more key keeps all other ops in
-float32. Neural Compressor 3.8 removed this interface; AutoRound is what it has since.
+float32. ``reduce_range`` must be handed on by hand: for PyTorch, INC asks the processor and overlooks the
+argument (``adaptor/pytorch.py``, ``REDUCE_RANGE``). Neural Compressor 3.8 removed this interface; AutoRound is what it has since.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def export(assignment: Assignment) -> str:
     if call is None:
         raise UserError(
             f"ONNX Runtime cannot hold format {fmt.name}: it knows int8 weights per channel with "
-            "static inputs per tensor (w8a8-static, w8a8-static-affine, w8a8-static-percentile) "
+            "static inputs per tensor (w8a8-static, w8a8-static-affine, w8a8-static-percentile, inc) "
             "and 4-bit or 8-bit weights in groups (w4a16)"
         )
     function, arguments = call

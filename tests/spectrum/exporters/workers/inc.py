@@ -11,8 +11,6 @@ torch.backends.quantized.engine = "qnnpack"
 import neural_compressor.adaptor.pytorch as adaptor  # noqa: E402
 from neural_compressor import PostTrainingQuantConfig, quantization  # noqa: E402
 
-adaptor.REDUCE_RANGE = False
-
 
 class Loader:
     def __init__(self, items):
@@ -28,7 +26,9 @@ class Loader:
 request = read_request()
 model = load(request, attn_implementation="eager")
 model.config.use_cache = False
-config = PostTrainingQuantConfig(**json.loads(request["config"]))
+arguments = json.loads(request["config"])
+adaptor.REDUCE_RANGE = arguments["reduce_range"]
+config = PostTrainingQuantConfig(**arguments)
 done = quantization.fit(model, config, calib_dataloader=Loader(samples(request)))
 kinds = {
     name: f"{type(module).__module__}.{type(module).__name__}"
@@ -42,6 +42,11 @@ quantized = {
 write_result(
     {
         "quantized": quantized,
+        "scales": {
+            name: float(module.scale)
+            for name, module in done.model.named_modules()
+            if name in quantized and hasattr(module, "scale")
+        },
         "assigned": {
             key[0]: value["weight"]["dtype"]
             for key, value in done.q_config["op"].items()
