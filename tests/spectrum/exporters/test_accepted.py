@@ -97,6 +97,30 @@ def test_torchao(name: str, fmt: Format, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+def test_two_formats_in_modelopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(tmp_path / "case", "llama", "fp8")
+    case.mix(preset("w8a16"), "down_proj")
+    text, ids = case.export("modelopt"), batches("llama")
+    found = ask("modelopt", "modelopt_check", case, text, tmp_path, monkeypatch, ids)["enabled"]
+    for op, fmt in case.profile.ops.items():
+        bits = [4, 3] if fmt == "fp8" else 8
+        assert found.pop(f"{op}.weight_quantizer")["num_bits"] == bits
+        assert (f"{op}.input_quantizer" in found) is (fmt == "fp8")
+    assert {name.rpartition(".")[2] for name in found} == {"input_quantizer"}
+
+
+@pytest.mark.slow
+def test_two_formats_in_torchao(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(tmp_path / "case", "llama", "w8a8")
+    case.mix(SMALL, "down_proj")
+    text, ids = case.export("torchao"), batches("llama")
+    found = ask("torchao", "torchao_check", case, text, tmp_path, monkeypatch, ids, quantize=True)
+    kinds = {"w8a8": "Int8Tensor", SMALL.name: "IntxUnpackedToInt8Tensor"}
+    wanted = {f"{op}.weight": kinds[fmt] for op, fmt in case.profile.ops.items()}
+    assert found["quantized"] == found["loaded"] == wanted
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", ["fp8", "w8a8", "w8a16"])
 def test_torchao_reads_what_it_would_write(
     fmt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
