@@ -22,6 +22,7 @@ from quantspectrum.options import (
     common_options,
     cuts_options,
     data_options,
+    export_options,
     latency_options,
     lens_options,
     loading_options,
@@ -109,6 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--profile", required=True, metavar="NAME", help="one of its profiles")
     one.add_argument("--out", required=True, help="checkpoint directory to make")
     one.set_defaults(call=commands.quantize)
+
+    one = sub.add_parser(
+        "export", parents=[export_options(), common], help="a profile as a framework's own config"
+    )
+    one.set_defaults(call=commands.export)
 
     one = sub.add_parser(
         "evaluate",

@@ -6,6 +6,7 @@ import argparse
 
 from quantspectrum.formats import PRESETS
 from quantspectrum.sensitivity import METRICS
+from quantspectrum.spectrum.exporters import EXPORTERS
 
 __all__ = [
     "backend_options",
@@ -14,6 +15,7 @@ __all__ = [
     "count",
     "cuts_options",
     "data_options",
+    "export_options",
     "latency_options",
     "lens_options",
     "loading_options",
@@ -285,6 +287,31 @@ def writing_options() -> argparse.ArgumentParser:
         choices=["rtn", "gptq"],
         default="rtn",
         help="what rounds weights: each to the nearest (default), or GPTQ (llm-compressor)",
+    )
+    return group
+
+
+def export_options() -> argparse.ArgumentParser:
+    """What is exported, and what a target must know besides."""
+    group = _group()
+    group.add_argument("spectrum", metavar="SPECTRUM", help="the spectrum")
+    group.add_argument("--profile", required=True, metavar="NAME", help="one of its profiles")
+    group.add_argument("--to", required=True, choices=list(EXPORTERS), help="the framework")
+    group.add_argument("--out", required=True, metavar="FILE", help="configuration to write")
+    group.add_argument(
+        "--report",
+        metavar="FILE",
+        help="the sensitivity report the spectrum was made from, which names the ops that were no "
+        "candidates (compressed-tensors and autoround)",
+    )
+    group.add_argument(
+        "--onnx", metavar="FILE", help="the model's ONNX graph, which names the nodes (onnxruntime)"
+    )
+    group.add_argument(
+        "--component",
+        action="append",
+        metavar="NAME",
+        help="export the ops of this component alone, such as language (may be repeated)",
     )
     return group
 

@@ -28,11 +28,11 @@ from quantspectrum.backends.compressed_tensors import (
     write,
 )
 from quantspectrum.backends.quantize import relative_l2
-from quantspectrum.backends.schemes import storage_of
 from quantspectrum.data.encode import Batch
 from quantspectrum.formats import preset
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import list_ops
+from quantspectrum.schemes import storage_of
 from quantspectrum.sensitivity.calibration import observe_ranges
 from quantspectrum.simulation import OpPlan, Simulation
 

@@ -3,7 +3,7 @@
 A quantized op ``NAME`` stores ``NAME.weight`` (int8 or FP8), or ``NAME.weight_packed`` (int32) and
 ``NAME.weight_shape``; ``NAME.weight_scale``; and, with static activations, ``NAME.input_scale``
 (and ``NAME.input_zero_point`` when affine). Everything else is stored as in the source.
-``config.json`` gets the ``quantization_config`` of :mod:`.schemes`. Tensors, targets and ``ignore``
+``config.json`` gets the ``quantization_config`` of :mod:`quantspectrum.schemes`. Tensors, targets and ``ignore``
 use the names the modules have when the model is loaded, the one spelling that both transformers
 and vLLM map to themselves.
 """
@@ -23,16 +23,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from quantspectrum.backends import schemes
+from quantspectrum import schemes
 from quantspectrum.backends.checkpoint import Entry, total_bytes, write_shards
 from quantspectrum.backends.packing import pack, packed_columns
-from quantspectrum.backends.schemes import check_format, input_args, storage_of
 from quantspectrum.errors import UserError
 from quantspectrum.formats import TensorScheme
 from quantspectrum.models.lazy import LazyModel
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.placement import named_tensors, tensor_of
 from quantspectrum.quantizer import quantize, weight_qparams
+from quantspectrum.schemes import check_format, input_args, storage_of
 from quantspectrum.simulation import InputQuantizer, OpPlan
 
 __all__ = [
@@ -109,7 +109,7 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 
 
 def quantization_config(source: Source, plans: Mapping[str, OpPlan]) -> dict[str, Any]:
-    """The ``quantization_config`` of plans for a model; see :mod:`.schemes`."""
+    """The ``quantization_config`` of plans for a model; see :mod:`quantspectrum.schemes`."""
     linears = {n: m for n, m in source.model.named_modules() if isinstance(m, nn.Linear)}
     return schemes.quantization_config(
         linears,

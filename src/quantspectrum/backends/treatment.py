@@ -30,7 +30,6 @@ from quantspectrum.artifacts import DataIdentity, Spectrum, Treatment
 from quantspectrum.backends import compressed_tensors
 from quantspectrum.backends.compressed_tensors import codes_by_rows
 from quantspectrum.backends.quantize import Treated, plans_of, probe_logits, relative_l2
-from quantspectrum.backends.schemes import check_format, group_size_on_disk, weight_args
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.isolation import run_worker
@@ -39,6 +38,7 @@ from quantspectrum.models.outputs import run_model
 from quantspectrum.models.placement import is_offloaded
 from quantspectrum.models.tasks import AUTO_CLASSES
 from quantspectrum.quantizer import dequantize
+from quantspectrum.schemes import check_format, group_size_on_disk, weight_args
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.simulation import OpPlan
 

@@ -7,6 +7,7 @@ One file for commands that belong together. Everything heavy is imported inside 
 from __future__ import annotations
 
 from quantspectrum.commands.agreeing import agree
+from quantspectrum.commands.exporting import export
 from quantspectrum.commands.machine import doctor
 from quantspectrum.commands.running import compare, demo, run
 from quantspectrum.commands.scoring import ops, sensitivity
@@ -19,6 +20,7 @@ __all__ = [
     "demo",
     "doctor",
     "evaluate",
+    "export",
     "latency",
     "ops",
     "quantize",

@@ -58,6 +58,11 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             without_dependencies=("neural-compressor==3.7",),
         ),
         EnvironmentSpec(
+            name="inc-autoround",
+            serves="Intel Neural Compressor 3.10 with AutoRound: backend inc",
+            package="neural_compressor",
+        ),
+        EnvironmentSpec(
             name="modelopt",
             serves="NVIDIA ModelOpt: lenses modelopt:*, its PTQ and export",
             package="modelopt",
@@ -66,6 +71,11 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             name="llmcompressor",
             serves="llm-compressor: quantize --transform smoothquant, --algorithm gptq",
             package="llmcompressor",
+        ),
+        EnvironmentSpec(
+            name="torchao",
+            serves="torchao 0.18: trying what export --to torchao wrote",
+            package="torchao",
         ),
     )
 }

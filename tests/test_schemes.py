@@ -7,15 +7,15 @@ from compressed_tensors.quantization import QuantizationConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantspectrum.backends.schemes import (
+from quantspectrum.errors import UserError
+from quantspectrum.formats import PRESETS, Format, TensorScheme, preset
+from quantspectrum.schemes import (
     check_format,
     group_size_on_disk,
     quantization_config,
     storage_of,
     weight_args,
 )
-from quantspectrum.errors import UserError
-from quantspectrum.formats import PRESETS, Format, TensorScheme, preset
 
 WRITTEN = sorted(PRESETS.keys() - {"inc", "inc-reduce-range"})
 LINEARS = ["a.q", "a.k", "b.up", "b.down", "head"]
