@@ -23,8 +23,11 @@ SUB_GRAPH_SUFFIX = ".module"
 """INC wraps a Linear it cannot trace with its parent and then calls it `<name>.module`."""
 
 
-def load_model(request: dict[str, Any]) -> nn.Module:
-    """The model in float32, the only type INC's int8 runs from, and in evaluation mode."""
+def load_model(request: dict[str, Any], attention: str | None = None) -> nn.Module:
+    """The model in float32, the only type INC's int8 runs from, and in evaluation mode.
+
+    `attention` names an implementation of transformers' in place of its default.
+    """
     import transformers
 
     directory = Path(request["model"])
@@ -37,6 +40,7 @@ def load_model(request: dict[str, Any]) -> nn.Module:
         directory,
         dtype=torch.float32,
         use_safetensors=True,
+        **({"attn_implementation": attention} if attention else {}),
         **({} if architecture else {"trust_remote_code": request["trust_remote_code"]}),
     )
     # The key-value cache of a scored forward pass is of no use.

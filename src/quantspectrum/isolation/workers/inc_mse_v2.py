@@ -45,6 +45,7 @@ WRITE_EVERY_S = 5.0
 
 
 def main() -> None:
+    """Score as the request says; Ctrl-C leaves what was measured."""
     request = read_request()
     settings = request["settings"]
     batches = batches_of(read_tensors(), "selection")
@@ -65,8 +66,14 @@ def main() -> None:
         and (count * len(batches) >= FAST_FROM or request["time_budget"] is not None)
     )
     run = Run(request, told | {"fast": fast, "ops_in_int8": count}, missing, adaptor)
-    if count:
-        (run.fast if fast else run.slow)(model, inc_model, tuning, batches)
+    try:
+        if count:
+            (run.fast if fast else run.slow)(model, inc_model, tuning, batches)
+        else:
+            run.write()
+    except KeyboardInterrupt:
+        if run.batches:
+            run.write("interrupted")
 
 
 class Run:
@@ -160,12 +167,17 @@ class Run:
             self.everything.append(everything)
             self.batches.append({})
             for key in parts.quantized:
-                if budget is not None and time.perf_counter() - self.start > budget:
-                    self._forget_unfinished(len(next(iter(batch.values()))), len(parts.quantized))
-                    return self.write("time budget")
                 self.batches[-1][key] = restored(key)
                 done += 1
                 progress(done, total)
+                # Whatever the budget, one op is scored.
+                if (
+                    budget is not None
+                    and done < total
+                    and time.perf_counter() - self.start > budget
+                ):
+                    self._forget_unfinished(len(next(iter(batch.values()))), len(parts.quantized))
+                    return self.write("time budget")
                 if len(self.batches) == 1 and time.monotonic() - written > WRITE_EVERY_S:
                     self.write("interrupted")
                     written = time.monotonic()
