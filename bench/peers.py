@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from quantspectrum import isolation
 from quantspectrum.artifacts import DataIdentity, SensitivityReport
 from quantspectrum.data.encode import Batch
 from quantspectrum.formats import preset
+from quantspectrum.lenses.isolated import batch_tensors
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import OpTable, list_ops
@@ -49,16 +51,29 @@ def run_worker(
         return found
 
 
-def run_inc(
-    python: str, model: nn.Module, batches: list[dict[str, Tensor]], *options: str
-) -> dict[str, Any]:
-    """What INC's own MSE_V2 finds on batches of model inputs."""
-    tensors = {
-        f"{index}.{name}": values
-        for index, batch in enumerate(batches)
-        for name, values in batch.items()
-    }
-    return run_worker(python, "inc_mse_v2.py", model, tensors, *options)
+def run_inc(python: str, model: nn.Module, batches: list[Batch], **settings: str) -> dict[str, Any]:
+    """What INC's own MSE_V2 finds on batches: the packaged worker, by INC's own loop."""
+    os.environ["QUANTSPECTRUM_ENV_INC"] = python
+    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    with tempfile.TemporaryDirectory() as work:
+        directory = Path(work)
+        model.save_pretrained(directory / "model")  # type: ignore[operator]
+        request = {
+            "model": str(directory / "model"),
+            "ops": linears,
+            "seed": 0,
+            "time_budget": None,
+            "trust_remote_code": False,
+            "settings": {
+                "reduce_range": "false",
+                "engine": "qnnpack",
+                "observer": "minmax",
+                "fast": "false",
+                **settings,
+            },
+        }
+        tensors = batch_tensors("selection", batches)
+        return isolation.run_worker("inc", "inc_mse_v2", request, directory, tensors=tensors)
 
 
 def text_batch(ids: Tensor) -> Batch:

@@ -2,7 +2,7 @@
 
     python bench/scan.py --inc-python env_inc/bin/python --out bench/results/scan.json
 
-`bench/requirements/inc.txt` tells how to make INC's environment. Both sides score every Linear of
+`quantspectrum doctor --install inc` makes INC's environment. Both sides score every Linear of
 a random Qwen2 with everything else quantized (base `fallback`, format `inc`), with ranges from the
 scored batch. INC's time is that of `calculate_op_sensitivity` alone; ours is everything a scoring
 does, calibration included. Loading a model counts on neither side. The numbers are compared too.
@@ -66,23 +66,24 @@ def compare(inc_python: str, layers: int, hidden: int, args: argparse.Namespace)
         base="fallback",
         repeats=args.repeats,
     )
-    inc = run_inc(inc_python, model, [batch.inputs])
+    inc = run_inc(inc_python, model, [batch])
     residual = {op.name: op.raw["residual_sse"] for op in report.ops}
-    theirs: dict[str, float] = inc["batches"][0]["residual_sse"]
+    theirs: dict[str, float] = inc["batches"][0]
     result = {
         "ops": len(theirs),
         "inc": {
-            key: inc[key] for key in ("seconds", "query_s", "load_average", "threads", "versions")
+            "seconds": inc["own_seconds"],
+            **{key: inc[key] for key in ("load_average", "settings", "versions")},
         },
         "ours": ours,
-        "ratio": inc["seconds"] / ours["seconds"],
+        "ratio": inc["own_seconds"] / ours["seconds"],
         "largest_relative_difference": max(abs(residual[k] / theirs[k] - 1) for k in theirs),
         "same_order": sorted(residual, key=residual.__getitem__)
         == sorted(theirs, key=theirs.__getitem__),
     }
     assert residual.keys() == theirs.keys()
     print(
-        f"{result['ops']} ops: INC {inc['seconds']:.1f} s, ours {ours['seconds']:.3f} s, "
+        f"{result['ops']} ops: INC {inc['own_seconds']:.1f} s, ours {ours['seconds']:.3f} s, "
         f"{result['ratio']:.0f} times; numbers within {result['largest_relative_difference']:.1e}, "
         f"same order: {result['same_order']}",
         flush=True,

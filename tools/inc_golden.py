@@ -2,7 +2,7 @@
 
     python tools/inc_golden.py --inc-python env_inc/bin/python
 
-INC lives in an environment of its own (`bench/requirements/inc.txt`).
+INC lives in an environment of its own (`quantspectrum doctor --install inc`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from peers import run_inc  # noqa: E402
 
 from oracles.inc_models import CASES, fingerprint, make_batch, make_model  # noqa: E402
 
-KEPT = ("tool", "versions", "observer", "engine", "reduce_range", "order")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -28,13 +26,15 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append")
     args = parser.parse_args()
     for case in args.case or CASES:
-        model, inputs = make_model(case), make_batch(case).inputs
-        found = run_inc(args.inc_python, model, [inputs])
+        model, batch = make_model(case), make_batch(case)
+        found = run_inc(args.inc_python, model, [batch])
         golden = {
             "command": "python tools/inc_golden.py --inc-python env_inc/bin/python",
-            **{key: found[key] for key in KEPT},
-            "fingerprint": fingerprint(model, inputs),
-            "residual_sse": found["batches"][0]["residual_sse"],
+            "tool": "INC calculate_op_sensitivity",
+            **{key: found["settings"][key] for key in ("observer", "engine", "reduce_range")},
+            **{key: found[key] for key in ("versions", "order")},
+            "fingerprint": fingerprint(model, batch.inputs),
+            "residual_sse": found["batches"][0],
         }
         path = ROOT / f"tests/oracles/inc/{case}.json"
         path.write_text(json.dumps(golden, indent=1) + "\n")

@@ -69,7 +69,8 @@ def run_worker(
     python = require_environment(environment)
     (directory / "request.json").write_text(json.dumps(request, indent=1), encoding="utf-8")
     if tensors is not None:
-        kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        # Two names may hold one tensor, which safetensors refuses.
+        kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         save_file(kept, directory / "tensors.safetensors")
     result = directory / "result.json"
     result.unlink(missing_ok=True)

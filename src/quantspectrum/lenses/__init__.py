@@ -17,6 +17,9 @@ from quantspectrum.lenses.request import Lens
 __all__ = ["LENSES", "lens_named"]
 
 LENSES: Mapping[str, str] = {
+    "inc:hawq_v2": "quantspectrum.lenses.inc:HAWQ_V2",
+    "inc:mse_v2": "quantspectrum.lenses.inc:MSE_V2",
+    "inc:tune": "quantspectrum.lenses.inc:TUNE",
     "heuristic:down-proj": "quantspectrum.lenses.heuristic:DOWN_PROJ",
     "heuristic:ends": "quantspectrum.lenses.heuristic:ENDS",
     "heuristic:range": "quantspectrum.lenses.heuristic:RANGE",
