@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from quantspectrum.commands.agreeing import agree
 from quantspectrum.commands.machine import doctor
+from quantspectrum.commands.quality import guard
 from quantspectrum.commands.running import compare, demo, run
 from quantspectrum.commands.scoring import ops, sensitivity
 from quantspectrum.commands.spectra import latency, spectrum
@@ -19,6 +20,7 @@ __all__ = [
     "demo",
     "doctor",
     "evaluate",
+    "guard",
     "latency",
     "ops",
     "quantize",
