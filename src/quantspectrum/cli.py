@@ -28,6 +28,8 @@ from quantspectrum.options import (
     loading_options,
     measuring_options,
     ops_options,
+    positive,
+    quality_options,
     scoring_options,
     writing_options,
 )
@@ -52,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         scoring_options(),
     )
     common, cuts, backend = common_options(), cuts_options(), backend_options()
-    budget = budget_options()
+    budget, quality = budget_options(), quality_options()
 
     one = sub.add_parser(
         "demo", parents=[common], help="the whole way on the embedded model", argument_default=None
@@ -63,10 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = sub.add_parser(
         "run",
-        parents=[loading, data, ops, scoring, cuts, budget, backend, common],
+        parents=[loading, data, ops, scoring, cuts, budget, quality, backend, common],
         help="all stages into one directory; run again to go on",
     )
     one.add_argument("--out", required=True, help="run directory")
+    one.add_argument(
+        "--no-guard", action="store_true", help="compare no profile with others of its size"
+    )
     one.set_defaults(call=commands.run)
 
     one = sub.add_parser("ops", parents=[loading, ops, common], help="list a model's ops")
@@ -81,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(call=commands.sensitivity)
 
     one = sub.add_parser(
-        "spectrum", parents=[cuts, budget, common], help="turn reports into profiles"
+        "spectrum",
+        parents=[cuts, budget, quality, loading_options(optional=True), data, common],
+        help="turn reports into profiles",
     )
     one.add_argument(
         "report",
@@ -91,6 +98,12 @@ def build_parser() -> argparse.ArgumentParser:
         "ranks the groups and is what cuts quantize in",
     )
     one.add_argument("--out", required=True, help="spectrum to write, FILE.json")
+    one.add_argument(
+        "--quality-name",
+        default="quality",
+        metavar="NAME",
+        help="name of the profile that --max-quality adds (default: %(default)s)",
+    )
     one.set_defaults(call=commands.spectrum)
 
     one = sub.add_parser(
@@ -127,6 +140,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--baseline", metavar="FILE", help="the baseline's evaluation, to compare with"
     )
     one.set_defaults(call=commands.evaluate)
+
+    one = sub.add_parser(
+        "guard",
+        parents=[loading, data, common],
+        help="measure profiles beside others of their size chosen without the ranking",
+    )
+    one.add_argument("--spectrum", required=True, metavar="FILE", help="the spectrum")
+    one.add_argument("--out", required=True, help="record to write, FILE.json")
+    one.add_argument(
+        "--report", metavar="FILE", help="its sensitivity report, to see how far damages add up"
+    )
+    one.add_argument(
+        "--rivals", type=positive, default=5, metavar="N", help="random rivals of each profile"
+    )
+    one.set_defaults(call=commands.guard)
 
     one = sub.add_parser("compare", parents=[common], help="make a run's report again")
     one.add_argument("run", metavar="RUN", help="a run directory")

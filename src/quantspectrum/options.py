@@ -22,6 +22,7 @@ __all__ = [
     "measuring_options",
     "ops_options",
     "positive",
+    "quality_options",
     "scoring_options",
     "share",
     "writing_options",
@@ -41,10 +42,13 @@ def common_options() -> argparse.ArgumentParser:
     return group
 
 
-def loading_options() -> argparse.ArgumentParser:
-    """What model to load, and how."""
+def loading_options(*, optional: bool = False) -> argparse.ArgumentParser:
+    """What model to load, and how; ``optional`` where a command can do without."""
     group = _group()
-    group.add_argument("model", metavar="MODEL", help="Hub id or local directory")
+    if optional:
+        group.add_argument("--model", metavar="MODEL", help="Hub id or local directory")
+    else:
+        group.add_argument("model", metavar="MODEL", help="Hub id or local directory")
     group.add_argument("--revision", help="Hub branch, tag or commit")
     group.add_argument("--gguf-file", metavar="NAME", help="GGUF file inside MODEL to load")
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
@@ -230,6 +234,25 @@ def budget_options() -> argparse.ArgumentParser:
         "precision); again for more, the most specific pattern decides",
     )
     add("--latency", metavar="FILE", help="a table of `quantspectrum latency`")
+    return group
+
+
+def quality_options() -> argparse.ArgumentParser:
+    """The profile that a quality budget allows."""
+    group = _group()
+    add = group.add_argument
+    add(
+        "--max-quality",
+        metavar="BUDGET",
+        help="add the most aggressive profile found that keeps to it, measured without a "
+        "checkpoint: 'kl 0.01', 'nll +1%%', 'nll +0.02', 'perplexity +1%%' or 'accuracy -0.5pt'",
+    )
+    add(
+        "--confident",
+        action="store_true",
+        help="the upper end of the 95%% interval must keep to it, not only the estimate",
+    )
+    add("--trials", type=positive, default=24, metavar="N", help="most profiles measured for it")
     return group
 
 

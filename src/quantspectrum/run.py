@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from quantspectrum import stages
+from quantspectrum import measured, stages
 from quantspectrum.artifacts import (
     Evaluation,
     LatencyTable,
+    QualityBudget,
     Record,
     RunRecord,
     SensitivityReport,
@@ -32,9 +33,14 @@ from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
 from quantspectrum.report import Comparison, write_report
 from quantspectrum.sensitivity import check_metrics
 from quantspectrum.spectrum.build import DEFAULT_CUTS, parse_cuts
+from quantspectrum.spectrum.quality_budget import parse_budget
 from quantspectrum.spectrum.rules import parse_budgets, parse_keeps
 
 __all__ = ["Run", "RunRequest", "Stopped", "demo_request"]
+
+
+QUALITY = "quality"
+"""Name of the profile that a quality budget allows."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: what was measured is written
@@ -61,6 +67,10 @@ class RunRequest(Record):
     keep: tuple[str, ...] = ()
     latency: str | None = None
     backend: str = "compressed-tensors"
+    max_quality: str | None = None
+    confident: bool = False
+    trials: int = measured.DEFAULT_TRIALS
+    no_guard: bool = False
 
     def options(self) -> dict[str, Any]:
         """The request by the names of the command line's options."""
@@ -162,6 +172,8 @@ class Run:
             "baseline",
             *(f"sensitivity:{base}" for base in self._request.base),
             "spectrum",
+            *(["quality"] if self._request.max_quality is not None else []),
+            *(["guard"] if not self._request.no_guard else []),
             *(f"quantize:{profile}" for profile in profiles),
             *(f"evaluate:{profile}" for profile in profiles),
         ]
@@ -184,7 +196,13 @@ class Run:
         if self._request.latency is not None:
             read_artifact(Path(self._request.latency), LatencyTable)
         cuts = parse_cuts(self._request.cut) or ({} if budgets else DEFAULT_CUTS)
-        return [*(name for name, share in cuts.items() if share > 0), *budgets]
+        names = [*(name for name, share in cuts.items() if share > 0), *budgets]
+        if self._request.max_quality is None:
+            return names
+        self._quality_budget()
+        if QUALITY in (*cuts, *budgets):
+            raise UserError(f"--max-quality makes a profile called {QUALITY!r}; rename yours")
+        return [*names, QUALITY]
 
     def report_paths(self, base: stages.Base) -> dict[tuple[str, str], Path]:
         """Where the sensitivity reports of a base are; the first one makes the spectrum."""
@@ -209,6 +227,9 @@ class Run:
         for base in self._request.base:
             self._stage(f"sensitivity:{base}", partial(self._sensitivity, base))
         self._stage("spectrum", self._spectrum)
+        for name, work in (("quality", self._quality), ("guard", self._guard)):
+            if name in self._record.stages:
+                self._stage(name, work)
         made = read_artifact(self._dir / "spectrum.json", Spectrum)
         profiles = [p.name for p in made.profiles if p.ops]
         for name in [p.name for p in made.profiles if not p.ops]:
@@ -322,6 +343,38 @@ class Run:
             budgets=asked.budget,
             keeps=asked.keep,
             latency=Path(asked.latency) if asked.latency is not None else None,
+        )
+
+    def _quality_budget(self) -> QualityBudget:
+        assert self._request.max_quality is not None
+        return parse_budget(self._request.max_quality, confident=self._request.confident)
+
+    def _ranking(self) -> Path:
+        """The report that ranks the groups of the spectrum."""
+        return next(iter(self.report_paths(self._request.base[0]).values()))
+
+    def _quality(self) -> None:
+        measured.find_quality(
+            self._model(),
+            self._ranking(),
+            self._dir / "spectrum.json",
+            self._dir / "quality.json",
+            data=self._request.data,
+            budget=self._quality_budget(),
+            name=QUALITY,
+            keeps=self._request.keep,
+            trials=self._request.trials,
+            progress=lambda steps: self._progress("quality", steps),
+        )
+
+    def _guard(self) -> None:
+        measured.guard(
+            self._model(),
+            self._dir / "spectrum.json",
+            self._dir / "guard.json",
+            data=self._request.data,
+            report_path=self._ranking(),
+            progress=lambda steps: self._progress("guard", steps),
         )
 
     def _quantize(self, profile: str) -> None:

@@ -91,15 +91,28 @@ class OpPlan:
 
 
 class _WeightCodes:
-    """Integer codes of weights, kept while there is room."""
+    """Fake-quantized weights, or their integer codes, kept while there is room."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, whole: int) -> None:
         self._left = limit
+        self._whole_left = whole
+        self._whole: dict[str, Tensor] = {}
         self._kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self._integers: dict[str, tuple[Tensor, Tensor]] = {}
 
     def values(self, name: str, weight: Tensor, plan: OpPlan) -> Tensor:
         """The fake-quantized weight of an op."""
+        whole = self._whole.get(name)
+        if whole is None:
+            size = weight.numel() * weight.element_size()
+            if size > self._whole_left:
+                return self._from_codes(name, weight, plan)
+            self._whole_left -= size
+            whole = fake_quantize_weight(weight, plan.format.weight, plan.scale_dtype)
+            self._whole[name] = whole
+        return whole
+
+    def _from_codes(self, name: str, weight: Tensor, plan: OpPlan) -> Tensor:
         scheme = plan.format.weight
         kept = self._kept.get(name)
         if kept is None:
@@ -162,6 +175,7 @@ class Simulation:
             default in float32, as serving kernels do.
         cache_bytes: Room for integer codes of weights (one byte per element), which spare
             quantizing a weight again each time its op computes.
+        weight_bytes: Room for fake-quantized weights themselves, which spare reading codes too.
 
     Simulations nest: an op inactive in the inner one computes as the outer one says.
     """
@@ -173,6 +187,7 @@ class Simulation:
         input_quantizer: Callable[[OpPlan], InputQuantizer] | None = None,
         *,
         cache_bytes: int = 0,
+        weight_bytes: int = 0,
     ) -> None:
         """Check the plans; nothing is replaced before the context is entered."""
         self._input_quantizer = input_quantizer or serving_input_quantizer
@@ -182,8 +197,8 @@ class Simulation:
             for name, plan in plans.items()
         }
         self._active: dict[str, Part] = {}
-        self._cache_bytes = cache_bytes
-        self._codes = _WeightCodes(cache_bytes)
+        self._room = cache_bytes, weight_bytes
+        self._codes = _WeightCodes(*self._room)
         self._inputs = _LastInput()
         self._replaced: list[tuple[dict[str, Any], str, Callable[..., Any] | None]] = []
         for name, plan in plans.items():
@@ -221,7 +236,7 @@ class Simulation:
                 attributes[slot] = own
         self._replaced.clear()
         self._active = {}
-        self._codes = _WeightCodes(self._cache_bytes)
+        self._codes = _WeightCodes(*self._room)
 
     @property
     def names(self) -> tuple[str, ...]:

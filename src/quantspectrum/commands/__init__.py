@@ -9,6 +9,7 @@ from __future__ import annotations
 from quantspectrum.commands.agreeing import agree
 from quantspectrum.commands.exporting import export
 from quantspectrum.commands.machine import doctor
+from quantspectrum.commands.quality import guard
 from quantspectrum.commands.running import compare, demo, run
 from quantspectrum.commands.scoring import ops, sensitivity
 from quantspectrum.commands.spectra import latency, spectrum
@@ -21,6 +22,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "guard",
     "latency",
     "ops",
     "quantize",

@@ -48,6 +48,10 @@ def run(args: Args) -> int:
         keep=tuple(args.keep or ()),
         latency=args.latency,
         backend=args.backend,
+        max_quality=args.max_quality,
+        confident=args.confident,
+        trials=args.trials,
+        no_guard=args.no_guard,
     )
     return _execute(args, request)
 

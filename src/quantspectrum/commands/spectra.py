@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantspectrum.commands.quality import add_quality, budget_of
 from quantspectrum.commands.reading import DONE, Args, json_path, load, ops_request, show
 from quantspectrum.errors import UserError
 from quantspectrum.progress import Reporter
@@ -21,6 +22,7 @@ def spectrum(args: Args) -> int:
     from quantspectrum import stages
 
     out = json_path(args.out)
+    budget = budget_of(args)
     made = stages.spectrum(
         [Path(report) for report in args.report],
         out,
@@ -29,6 +31,9 @@ def spectrum(args: Args) -> int:
         keeps=args.keep or (),
         latency=Path(args.latency) if args.latency is not None else None,
     )
+    told: list[str] = []
+    if budget is not None:
+        made, told = add_quality(args, budget, out, made)
     lines = [
         f"{p.name:<12} {p.groups:>6} {len(p.ops):>6} {p.predicted_damage:>12.4e} "
         f"{(p.predicted_bytes or 0) / 1e6:>11.2f}"
@@ -36,7 +41,7 @@ def spectrum(args: Args) -> int:
     ]
     head = f"{'profile':<12} {'groups':>6} {'ops':>6} {'predicted':>12} {'weights, MB':>11}"
     rules = [_rule(profile) for profile in made.profiles]
-    show(args, made, "\n".join([head, *lines, "", *rules, "", str(out)]))
+    show(args, made, "\n".join([head, *lines, "", *rules, *told, "", str(out)]))
     return DONE
 
 

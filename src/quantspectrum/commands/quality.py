@@ -1,0 +1,86 @@
+"""Profiles measured without a checkpoint: the command ``guard``, and ``spectrum --max-quality``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantspectrum.commands.reading import DONE, Args, data_request, json_path, load, show
+from quantspectrum.errors import UserError
+from quantspectrum.progress import Reporter
+
+if TYPE_CHECKING:
+    from quantspectrum.artifacts import QualityBudget, Spectrum
+
+__all__ = ["add_quality", "budget_of", "guard"]
+
+
+def guard(args: Args) -> int:
+    """``quantspectrum guard``."""
+    from quantspectrum import measured
+    from quantspectrum.report.quality import guard_text
+
+    out = json_path(args.out)
+    reporter = Reporter(args.quiet)
+    made = measured.guard(
+        load(args),
+        Path(args.spectrum),
+        out,
+        data=data_request(args),
+        report_path=Path(args.report) if args.report else None,
+        seeds=tuple(range(args.rivals)),
+        progress=lambda steps: reporter.progress("guard", steps),
+    )
+    show(args, made, f"{guard_text(made)}\n\n{out}")
+    return DONE
+
+
+def budget_of(args: Args) -> QualityBudget | None:
+    """The quality budget asked for, if any.
+
+    Raises:
+        UserError: It is not understood, or there is no model to measure.
+    """
+    from quantspectrum.measured import check_name
+    from quantspectrum.spectrum.quality_budget import parse_budget
+
+    if args.max_quality is None:
+        if args.model is not None or args.confident:
+            raise UserError("--model and --confident are for --max-quality; give a budget too")
+        return None
+    budget = parse_budget(args.max_quality, confident=args.confident)
+    check_name(args.quality_name)
+    if args.model is None:
+        raise UserError("--max-quality is measured; give the model with --model MODEL")
+    return budget
+
+
+def add_quality(
+    args: Args, budget: QualityBudget, out: Path, made: Spectrum
+) -> tuple[Spectrum, list[str]]:
+    """Search for the profile that a budget allows; the spectrum with it, and what was found.
+
+    Raises:
+        UserError: The spectrum has a profile of that name.
+    """
+    from quantspectrum import measured
+    from quantspectrum.artifacts import Spectrum, read_artifact
+    from quantspectrum.report.quality import quality_text
+
+    if args.quality_name in [profile.name for profile in made.profiles]:
+        raise UserError(f"there is a profile called {args.quality_name!r}; give --quality-name")
+    reporter = Reporter(args.quiet)
+    record = measured.find_quality(
+        load(args),
+        Path(args.report[0]),
+        out,
+        measured.quality_path(out),
+        data=data_request(args),
+        budget=budget,
+        name=args.quality_name,
+        keeps=args.keep or (),
+        trials=args.trials,
+        progress=lambda steps: reporter.progress("quality", steps),
+    )
+    told = [quality_text(record), "", str(measured.quality_path(out))]
+    return read_artifact(out, Spectrum), told
