@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from quantspectrum.agreement.agree import agree, agree_files
-from quantspectrum.agreement.tables import agreement_markdown
+from quantspectrum.agreement.tables import agreement_markdown, truth_markdown
 
-__all__ = ["agree", "agree_files", "agreement_markdown"]
+__all__ = ["agree", "agree_files", "agreement_markdown", "truth_markdown"]

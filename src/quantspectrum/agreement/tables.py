@@ -1,12 +1,12 @@
-"""Agreement as Markdown."""
+"""Agreement and truth as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantspectrum.artifacts import Agreement, PairAgreement, RankInterval
+from quantspectrum.artifacts import Agreement, Interval, OrderTruth, PairAgreement, RankInterval, Truth
 
-__all__ = ["agreement_markdown", "interval_text"]
+__all__ = ["agreement_markdown", "interval_text", "truth_markdown"]
 
 
 def interval_text(interval: RankInterval, digits: int = 2) -> str:
@@ -85,3 +85,58 @@ def _disagreements(agreement: Agreement) -> list[str]:
     ]
     lines = _table(["group", *labels], rows)
     return [*lines, "", "Place among the groups, 0 % the most sensitive; in parentheses the score."]
+
+
+def truth_markdown(truth: Truth) -> str:
+    """Tables of the lenses against the truth, and of the most damaging groups."""
+    orders = sorted(truth.orders, key=lambda order: order.area.value)
+    head = ["order", "Spearman", "Kendall tau-b", "area", "more than the best", "mean log10 KL"]
+    at = [share for share in (0.5, 0.9) if share in truth.shares]
+    head += [*(f"KL at {share:.0%} of bytes" for share in at), "seconds", "peak GiB"]
+    ranked = sorted(truth.groups, key=lambda group: -group.kl.value)[:10]
+    ceiling = "undefined" if truth.ceiling is None else f"{truth.ceiling:.3f}"
+    held_out = "held-out" if truth.held_out else "not known to be held-out"
+    return "\n".join(
+        [
+            f"# Which lens tells the truth: {truth.format.name}",
+            "",
+            f"{len(truth.groups)} groups of {truth.provenance.model.id}, {truth.samples} {held_out} "
+            f"samples. Rank correlation of the measured damages with themselves: {ceiling}.",
+            "",
+            *_table(head, [_order_row(order, truth, at) for order in orders]),
+            "",
+            "`measured` orders by the measured damages themselves, `inverted` the other way round. "
+            "Area: mean KL over all sizes of profile, nats per token. In parentheses 95 % intervals: of "
+            "rank statistics over the groups, of areas and KL over the samples, paired.",
+            "",
+            "## The most damaging groups, alone",
+            "",
+            *_table(
+                ["group", "KL, nats/token"],
+                [[group.group, _estimate_text(group.kl)] for group in ranked],
+            ),
+            "",
+        ]
+    )
+
+
+def _order_row(order: OrderTruth, truth: Truth, at: Sequence[float]) -> list[str]:
+    more = "best" if order.label == truth.best else "" if order.area_more is None else None
+    peak = "" if order.peak_bytes is None else f"{order.peak_bytes / 2**30:.2f}"
+    return [
+        order.label,
+        "" if order.spearman is None else interval_text(order.spearman),
+        "" if order.kendall is None else interval_text(order.kendall),
+        _estimate_text(order.area),
+        more if more is not None or order.area_more is None else _estimate_text(order.area_more),
+        "" if order.log_area is None else f"{order.log_area:.3f}",
+        *(_estimate_text(order.curve[truth.shares.index(share)].kl) for share in at),
+        "" if order.seconds is None else f"{order.seconds:.1f}",
+        peak,
+    ]
+
+
+def _estimate_text(made: Interval) -> str:
+    if made.low is None or made.high is None:
+        return f"{made.value:.3g}"
+    return f"{made.value:.3g} ({made.low:.3g} to {made.high:.3g})"

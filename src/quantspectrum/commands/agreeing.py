@@ -1,12 +1,13 @@
-"""The command ``agree``."""
+"""Commands over rankings: ``agree`` and ``truth``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from quantspectrum.commands.reading import DONE, Args, json_path, show
+from quantspectrum.progress import Reporter
 
-__all__ = ["agree"]
+__all__ = ["agree", "truth"]
 
 
 def agree(args: Args) -> int:
@@ -21,4 +22,30 @@ def agree(args: Args) -> int:
         write_artifact(out, found)
         write_text(out.with_suffix(".md"), text)
     show(args, found, text)
+    return DONE
+
+
+def truth(args: Args) -> int:
+    """``quantspectrum truth``."""
+    from quantspectrum.agreement import truth_markdown
+    from quantspectrum.agreement.stage import truth as measure
+    from quantspectrum.artifacts import RunRecord, read_artifact
+    from quantspectrum.models.loading import ModelSpec, load_model
+    from quantspectrum.stages import DataRequest, OpsRequest
+
+    run = Path(args.run)
+    asked = read_artifact(run / "run.json", RunRecord).request
+    reports = sorted((run / "sensitivity").glob("*.json"))
+    reporter = Reporter(args.quiet)
+    out = json_path(args.out) if args.out else run / "truth.json"
+    found = measure(
+        load_model(ModelSpec(**{k: asked[k] for k in ModelSpec.__dataclass_fields__})),
+        [*reports, *(Path(report) for report in args.report or ())],
+        out,
+        data=DataRequest(**{k: asked[k] for k in DataRequest.model_fields}),
+        ops=OpsRequest(**{k: asked[k] for k in OpsRequest.model_fields}),
+        format_name=args.format,
+        progress=lambda steps: reporter.progress("truth", steps),
+    )
+    show(args, found, f"{truth_markdown(found)}\n{out}")
     return DONE

@@ -1,0 +1,147 @@
+"""The stage ``truth``: from a run's rankings to what held-out data says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from quantspectrum.agreement.tables import truth_markdown
+from quantspectrum.agreement.truth import (
+    DEFAULT_SHARES,
+    RANDOM_ORDERS,
+    groups_of,
+    measure_truth,
+    orders_of,
+)
+from quantspectrum.artifacts import (
+    SensitivityReport,
+    Truth,
+    read_artifact,
+    write_artifact,
+    write_text,
+)
+from quantspectrum.data.encode import Batch, encode_for
+from quantspectrum.data.splits import identity
+from quantspectrum.errors import UserError
+from quantspectrum.formats import Format, preset
+from quantspectrum.models.loading import Loaded, check_unquantized
+from quantspectrum.models.ops import OpTable, list_ops
+from quantspectrum.provenance import Stopwatch
+from quantspectrum.sensitivity.calibration import observe_op_ranges
+from quantspectrum.sensitivity.request import TELLS_TOKENS
+from quantspectrum.simulation import OpPlan
+from quantspectrum.spectrum.meter import Meter
+from quantspectrum.stages import DataRequest, OpsRequest
+
+__all__ = ["truth"]
+
+
+def truth(
+    loaded: Loaded,
+    report_paths: Sequence[Path],
+    out: Path,
+    *,
+    data: DataRequest,
+    ops: OpsRequest,
+    format_name: str | None = None,
+    shares: Sequence[float] = DEFAULT_SHARES,
+    progress: Callable[[int], Callable[[], None]],
+) -> Truth:
+    """Measure every group alone and every lens's order on the evaluation split; write the record.
+
+    Args:
+        loaded: The model.
+        report_paths: Sensitivity reports, of whatever lens and format: only their orders count.
+        out: Record to write, ``….json``, with Markdown beside it.
+        data: Which samples to draw; the evaluation split is measured on.
+        ops: Which ops are candidates.
+        format_name: Preset that is measured; ``None`` is the first report's.
+        shares: Shares of the weight bytes to measure at.
+        progress: Given the number of steps, returns what is called after each.
+
+    Raises:
+        UserError: A report is of another model or was made on held-out samples, or the model tells
+            no tokens.
+    """
+    watch = Stopwatch(loaded.device)
+    check_unquantized(loaded)
+    if loaded.task not in TELLS_TOKENS:
+        raise UserError(f"damage is measured in tokens, and a model for {loaded.task} tells none")
+    if not report_paths:
+        raise UserError("there is no sensitivity report to hold against the truth; give --report")
+    reports = [read_artifact(path, SensitivityReport) for path in report_paths]
+    for report, path in zip(reports, report_paths, strict=True):
+        if report.provenance.model.weights_fingerprint != loaded.identity.weights_fingerprint:
+            raise UserError(f"{path} is of other weights than {loaded.identity.id}'s")
+    splits = data.splits(loaded.takes_images)
+    selection = identity(splits.selection, splits.source, "selection")
+    fmt = preset(format_name) if format_name is not None else reports[0].format
+    table = list_ops(
+        loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
+    )
+    groups = groups_of(table.candidates, loaded.storage_dtype.itemsize)
+    calibration = encode_for(
+        loaded, splits.calibration, batch_size=data.batch_size, max_length=data.max_length
+    )
+    meter = Meter(
+        loaded=loaded,
+        plans={fmt.name: _plans(loaded, table, fmt, calibration)},
+        batches=encode_for(
+            loaded, splits.evaluation, batch_size=data.batch_size, max_length=data.max_length
+        ),
+    )
+    orders = orders_of(reports, groups)
+    profiles = len(groups) + (len(orders) + 2 + RANDOM_ORDERS) * len(shares) + 1
+    with meter.simulating():
+        measured = measure_truth(
+            meter,
+            groups,
+            orders,
+            fmt.name,
+            shares=shares,
+            seed=data.seed,
+            step=progress(profiles * len(meter.batches)),
+        )
+    made = Truth(
+        format=fmt,
+        provenance=watch.provenance(
+            loaded.identity,
+            (
+                identity(splits.calibration, splits.source, "calibration"),
+                identity(splits.evaluation, splits.source, "evaluation"),
+            ),
+            seed=data.seed,
+        ),
+        held_out=all(selection in r.provenance.data for r in reports if r.provenance.data),
+        samples=len(meter.samples),
+        shares=tuple(shares),
+        groups=measured.groups,
+        ceiling=measured.ceiling,
+        best=measured.best,
+        orders=measured.orders,
+    )
+    write_artifact(out, made)
+    write_text(out.with_suffix(".md"), truth_markdown(made))
+    return made
+
+
+def _plans(
+    loaded: Loaded, table: OpTable, fmt: Format, calibration: Sequence[Batch]
+) -> dict[str, OpPlan]:
+    names = [op.name for op in table.candidates]
+    ranges = observe_op_ranges(loaded.model, names, calibration, loaded.device, fmt)
+    plans = {
+        name: OpPlan(
+            format=fmt,
+            input_range=ranges.inputs.get(name),
+            output_range=ranges.outputs.get(name),
+            scale_dtype=loaded.storage_dtype,
+        )
+        for name in names
+    }
+    for name, plan in plans.items():
+        try:
+            plan.check(name)
+        except ValueError as error:
+            raise UserError(f"{error}; give more --calibration samples") from None
+    return plans

@@ -1,0 +1,332 @@
+"""Ground truth: every group alone, and every lens's order followed from the first group to the last."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from quantspectrum.agreement.agree import group_scores, labels_of
+from quantspectrum.agreement.rank_statistics import kendall_interval, spearman_interval
+from quantspectrum.artifacts import (
+    CurvePoint,
+    GroupTruth,
+    Interval,
+    Op,
+    OrderTruth,
+    SensitivityReport,
+)
+from quantspectrum.spectrum.budget import kl_of, nll_of
+from quantspectrum.spectrum.meter import Meter, Ops, Reading, ops_sha256
+from quantspectrum.statistics import paired_ratio, spearman
+
+__all__ = ["DEFAULT_SHARES", "Order", "TruthGroup", "groups_of", "measure_truth", "orders_of"]
+
+DEFAULT_SHARES = (*(number / 10 for number in range(1, 10)), 0.95, 0.975)
+"""Evenly spaced, and closing in on everything: the last groups hold most of the damage."""
+
+RANDOM_ORDERS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthGroup:
+    """Ops that share a format, with the bytes of their weights in high precision."""
+
+    name: str
+    component: str
+    ops: tuple[str, ...]
+    weight_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Groups, the least sensitive first, and what is known of whoever put them so.
+
+    Attributes:
+        scores: Scores of the groups it ranks.
+    """
+
+    label: str
+    groups: tuple[str, ...]
+    scores: Mapping[str, float] | None = None
+    seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The truth, before it becomes a record."""
+
+    groups: tuple[GroupTruth, ...]
+    orders: tuple[OrderTruth, ...]
+    ceiling: float | None
+    best: str | None
+
+
+def groups_of(ops: Sequence[Op], bytes_a_value: int) -> list[TruthGroup]:
+    """Groups of candidates, in the order of their names."""
+    members: dict[str, list[Op]] = {}
+    for op in ops:
+        members.setdefault(op.group, []).append(op)
+    return [
+        TruthGroup(
+            name=name,
+            component=some[0].component,
+            ops=tuple(sorted(op.name for op in some)),
+            weight_bytes=sum(math.prod(op.shape) for op in some) * bytes_a_value,
+        )
+        for name, some in sorted(members.items())
+    ]
+
+
+def orders_of(
+    reports: Sequence[SensitivityReport], groups: Sequence[TruthGroup]
+) -> list[Order]:
+    """The order of each report; groups that it does not rank come last, by name."""
+    found = []
+    for label, report in zip(labels_of(reports), reports, strict=True):
+        known = group_scores(report)
+        scores = {group.name: known[group.name] for group in groups if group.name in known}
+        found.append(
+            Order(
+                label=label,
+                groups=tuple(
+                    sorted(
+                        (group.name for group in groups),
+                        key=lambda name, s=scores: (name not in s, s.get(name, 0.0), name),
+                    )
+                ),
+                scores=scores,
+                seconds=_seconds(report),
+                peak_bytes=_peak(report),
+            )
+        )
+    return found
+
+
+def _seconds(report: SensitivityReport) -> float:
+    framework = report.framework
+    if framework is not None and framework.seconds is not None:
+        return framework.seconds
+    return report.provenance.wall_s
+
+
+def _peak(report: SensitivityReport) -> int | None:
+    framework = report.framework
+    if framework is not None and framework.peak_bytes is not None:
+        return framework.peak_bytes
+    return report.provenance.peak_device_bytes or report.provenance.peak_host_bytes
+
+
+def measure_truth(
+    meter: Meter,
+    groups: Sequence[TruthGroup],
+    orders: Sequence[Order],
+    fmt: str,
+    *,
+    shares: Sequence[float] = DEFAULT_SHARES,
+    seed: int = 0,
+    step: Callable[[], None] = lambda: None,
+) -> Measured:
+    """Measure each group alone, then each order's prefixes, yardsticks among them.
+
+    Args:
+        meter: Measures profiles on held-out batches.
+        groups: The candidates.
+        orders: Of the lenses.
+        fmt: Name of the format, of the meter's plans.
+        shares: Shares of the weight bytes to measure the orders at.
+        seed: Of the random orders and of the resampling of groups.
+        step: Called after each profile and batch.
+    """
+    names = [group.name for group in groups]
+    alone = meter.measure([_ops([group], fmt) for group in groups], step=step)
+    damages = {
+        name: _kl(reading, meter.baseline).value
+        for name, reading in zip(names, alone, strict=True)
+    }
+    yardsticks = _yardsticks(names, damages, seed)
+    every = [*orders, *yardsticks]
+    by_name = {group.name: group for group in groups}
+    prefixes = {
+        order.label: [_prefix([by_name[n] for n in order.groups], share) for share in (*shares, 1)]
+        for order in every
+    }
+    unique = {
+        ops_sha256(ops): ops
+        for some in prefixes.values()
+        for ops in (_ops(taken, fmt) for taken in some)
+    }
+    readings = dict(zip(unique, meter.measure(list(unique.values()), step=step), strict=True))
+    total = sum(group.weight_bytes for group in groups)
+    curves = {
+        label: [_Point.of(taken, readings[ops_sha256(_ops(taken, fmt))], total) for taken in some]
+        for label, some in prefixes.items()
+    }
+    lens_labels = [order.label for order in orders]
+    areas = {label: _area(curve, meter.baseline) for label, curve in curves.items()}
+    best = min(lens_labels, key=lambda label: areas[label].value, default=None)
+    return Measured(
+        groups=tuple(
+            GroupTruth(
+                group=group.name,
+                component=group.component,
+                ops=group.ops,
+                weight_bytes=group.weight_bytes,
+                kl=_kl(reading, meter.baseline),
+                nll=_nll(reading, meter.baseline),
+            )
+            for group, reading in zip(groups, alone, strict=True)
+        ),
+        orders=tuple(
+            _judged(
+                order,
+                curves[order.label],
+                meter.baseline,
+                damages,
+                "lens" if order.label in lens_labels else "yardstick",
+                curves[best] if best is not None and best != order.label else None,
+                seed,
+            )
+            for order in every
+        ),
+        ceiling=_ceiling(alone, meter.baseline),
+        best=best,
+    )
+
+
+def _yardsticks(names: Sequence[str], damages: Mapping[str, float], seed: int) -> list[Order]:
+    by_damage = sorted(names, key=lambda name: (damages[name], name))
+    found = [
+        Order(label="measured", groups=tuple(by_damage)),
+        Order(label="inverted", groups=tuple(by_damage[::-1])),
+    ]
+    for number in range(RANDOM_ORDERS):
+        shuffled = sorted(names)
+        random.Random(f"{seed} {number}").shuffle(shuffled)
+        found.append(Order(label=f"random {number + 1}", groups=tuple(shuffled)))
+    return found
+
+
+def _ops(groups: Sequence[TruthGroup], fmt: str) -> Ops:
+    return {op: fmt for group in groups for op in group.ops}
+
+
+def _prefix(order: Sequence[TruthGroup], share: float) -> list[TruthGroup]:
+    """The first groups, up to where their bytes are nearest to a share of all."""
+    target = share * sum(group.weight_bytes for group in order)
+    taken: list[TruthGroup] = []
+    size = 0
+    for group in order:
+        if taken and abs(size - target) <= abs(size + group.weight_bytes - target):
+            break
+        taken.append(group)
+        size += group.weight_bytes
+    return taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Point:
+    share: float
+    groups: int
+    reading: Reading
+
+    @classmethod
+    def of(cls, taken: Sequence[TruthGroup], reading: Reading, total: int) -> _Point:
+        size = sum(group.weight_bytes for group in taken)
+        return cls(share=size / total, groups=len(taken), reading=reading)
+
+
+def _weights(curve: Sequence[_Point]) -> list[float]:
+    """Trapezoid weights of the points between a share of 0, where nothing is lost, and the last."""
+    shares = [0.0, *(point.share for point in curve)]
+    weights = [0.0] * len(shares)
+    for i in range(1, len(shares)):
+        for end in (i - 1, i):
+            weights[end] += (shares[i] - shares[i - 1]) / 2
+    return weights[1:]
+
+
+def _area_sums(curve: Sequence[_Point]) -> list[float]:
+    """Each sample's part of the area, as a sum over its tokens."""
+    weights = _weights(curve)
+    sums = zip(*(point.reading.values["kl"] for point in curve), strict=True)
+    return [math.fsum(w * v for w, v in zip(weights, one, strict=True)) for one in sums]
+
+
+def _area(curve: Sequence[_Point], baseline: Reading) -> Interval:
+    return _ratio(_area_sums(curve), baseline)
+
+
+def _ratio(sums: Sequence[float], baseline: Reading) -> Interval:
+    made = paired_ratio(sums, baseline.values["text_tokens"])
+    return Interval(n=made.n, value=made.value, stderr=made.stderr, low=made.low, high=made.high)
+
+
+def _kl(reading: Reading, baseline: Reading) -> Interval:
+    made = kl_of(reading, baseline)
+    assert made is not None, "models without tokens are refused"
+    return made
+
+
+def _nll(reading: Reading, baseline: Reading) -> Interval | None:
+    return nll_of(reading, baseline) if "nll_change" in reading.values else None
+
+
+def _judged(
+    order: Order,
+    curve: Sequence[_Point],
+    baseline: Reading,
+    damages: Mapping[str, float],
+    kind: str,
+    best: Sequence[_Point] | None,
+    seed: int,
+) -> OrderTruth:
+    sums = _area_sums(curve)
+    spear = tau = None
+    if order.scores is not None:
+        names = sorted(order.scores)
+        pair = [order.scores[name] for name in names], [damages[name] for name in names]
+        spear, tau = spearman_interval(*pair, seed=seed), kendall_interval(*pair, seed=seed)
+    points = tuple(
+        CurvePoint(
+            share=point.share,
+            groups=point.groups,
+            kl=_kl(point.reading, baseline),
+            nll=_nll(point.reading, baseline),
+        )
+        for point in curve
+    )
+    inner = [point.kl.value for point in points if point.share < 1]
+    return OrderTruth(
+        label=order.label,
+        kind="lens" if kind == "lens" else "yardstick",
+        spearman=spear,
+        kendall=tau,
+        curve=points,
+        area=_ratio(sums, baseline),
+        area_more=_ratio([a - b for a, b in zip(sums, _area_sums(best), strict=True)], baseline)
+        if best is not None
+        else None,
+        log_area=sum(map(math.log10, inner)) / len(inner) if inner and min(inner) > 0 else None,
+        seconds=order.seconds,
+        peak_bytes=order.peak_bytes,
+        groups=len(order.scores) if order.scores is not None else len(order.groups),
+    )
+
+
+def _ceiling(alone: Sequence[Reading], baseline: Reading) -> float | None:
+    r"""Split-half rank correlation :math:`r` of the damages, stepped up to :math:`2r / (1 + r)`.
+
+    Source: Spearman (1910) and Brown (1910), *British Journal of Psychology* 3.
+    """
+    tokens = baseline.values["text_tokens"]
+    halves = []
+    for start in (0, 1):
+        size = math.fsum(tokens[start::2])
+        if size == 0:
+            return None
+        halves.append([math.fsum(one.values["kl"][start::2]) / size for one in alone])
+    r = spearman(halves[0], halves[1])
+    return None if r is None or r <= -1 else 2 * r / (1 + r)
