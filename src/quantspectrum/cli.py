@@ -16,6 +16,7 @@ from types import FrameType
 
 from quantspectrum import __version__, commands
 from quantspectrum.errors import UserError
+from quantspectrum.formats import PRESETS
 from quantspectrum.options import (
     backend_options,
     budget_options,
@@ -167,6 +168,13 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--out", metavar="FILE", help="record to write, FILE.json")
     one.add_argument("--seed", type=int, default=0, help="seed of the resampling")
     one.set_defaults(call=commands.agree)
+
+    one = sub.add_parser("truth", parents=[common], help="hold rankings against held-out damage")
+    one.add_argument("run", metavar="RUN", help="a run directory")
+    one.add_argument("--report", action="append", metavar="FILE", help="a further report; again")
+    one.add_argument("--format", choices=sorted(PRESETS), help="measured (default: the ranking's)")
+    one.add_argument("--out", metavar="FILE", help="record to write (default: RUN/truth.json)")
+    one.set_defaults(call=commands.truth)
 
     one = sub.add_parser("doctor", parents=[common], help="what works on this machine")
     one.add_argument(

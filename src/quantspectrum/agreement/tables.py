@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantspectrum.artifacts import Agreement, Interval, OrderTruth, PairAgreement, RankInterval, Truth
+from quantspectrum.artifacts import (
+    Agreement,
+    Interval,
+    OrderTruth,
+    PairAgreement,
+    RankInterval,
+    Truth,
+)
 
 __all__ = ["agreement_markdown", "interval_text", "truth_markdown"]
 
@@ -121,14 +128,14 @@ def truth_markdown(truth: Truth) -> str:
 
 
 def _order_row(order: OrderTruth, truth: Truth, at: Sequence[float]) -> list[str]:
-    more = "best" if order.label == truth.best else "" if order.area_more is None else None
+    more = "" if order.area_more is None else _estimate_text(order.area_more)
     peak = "" if order.peak_bytes is None else f"{order.peak_bytes / 2**30:.2f}"
     return [
         order.label,
         "" if order.spearman is None else interval_text(order.spearman),
         "" if order.kendall is None else interval_text(order.kendall),
         _estimate_text(order.area),
-        more if more is not None or order.area_more is None else _estimate_text(order.area_more),
+        "best" if order.label == truth.best else more,
         "" if order.log_area is None else f"{order.log_area:.3f}",
         *(_estimate_text(order.curve[truth.shares.index(share)].kl) for share in at),
         "" if order.seconds is None else f"{order.seconds:.1f}",

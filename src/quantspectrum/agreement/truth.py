@@ -17,8 +17,8 @@ from quantspectrum.artifacts import (
     OrderTruth,
     SensitivityReport,
 )
-from quantspectrum.spectrum.budget import kl_of, nll_of
 from quantspectrum.spectrum.meter import Meter, Ops, Reading, ops_sha256
+from quantspectrum.spectrum.quality_budget import kl_of, nll_of
 from quantspectrum.statistics import paired_ratio, spearman
 
 __all__ = ["DEFAULT_SHARES", "Order", "TruthGroup", "groups_of", "measure_truth", "orders_of"]
@@ -80,9 +80,7 @@ def groups_of(ops: Sequence[Op], bytes_a_value: int) -> list[TruthGroup]:
     ]
 
 
-def orders_of(
-    reports: Sequence[SensitivityReport], groups: Sequence[TruthGroup]
-) -> list[Order]:
+def orders_of(reports: Sequence[SensitivityReport], groups: Sequence[TruthGroup]) -> list[Order]:
     """The order of each report; groups that it does not rank come last, by name."""
     found = []
     for label, report in zip(labels_of(reports), reports, strict=True):
@@ -91,18 +89,17 @@ def orders_of(
         found.append(
             Order(
                 label=label,
-                groups=tuple(
-                    sorted(
-                        (group.name for group in groups),
-                        key=lambda name, s=scores: (name not in s, s.get(name, 0.0), name),
-                    )
-                ),
+                groups=_ascending([group.name for group in groups], scores),
                 scores=scores,
                 seconds=_seconds(report),
                 peak_bytes=_peak(report),
             )
         )
     return found
+
+
+def _ascending(names: Sequence[str], scores: Mapping[str, float]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda n: (n not in scores, scores.get(n, 0.0), n)))
 
 
 def _seconds(report: SensitivityReport) -> float:
@@ -143,8 +140,7 @@ def measure_truth(
     names = [group.name for group in groups]
     alone = meter.measure([_ops([group], fmt) for group in groups], step=step)
     damages = {
-        name: _kl(reading, meter.baseline).value
-        for name, reading in zip(names, alone, strict=True)
+        name: _kl(reading, meter.baseline).value for name, reading in zip(names, alone, strict=True)
     }
     yardsticks = _yardsticks(names, damages, seed)
     every = [*orders, *yardsticks]

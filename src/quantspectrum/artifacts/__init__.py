@@ -94,6 +94,7 @@ from quantspectrum.artifacts.spectrum import (
     Treatment,
     Verification,
 )
+from quantspectrum.artifacts.truth import CurvePoint, GroupTruth, OrderTruth, Truth
 
 __all__ = [
     "AbsentKernel",
@@ -105,6 +106,7 @@ __all__ = [
     "Artifact",
     "BenchmarkResult",
     "Coverage",
+    "CurvePoint",
     "CutTies",
     "DataIdentity",
     "DecodeLatency",
@@ -116,6 +118,7 @@ __all__ = [
     "Figure",
     "Flips",
     "FrameworkNote",
+    "GroupTruth",
     "Guard",
     "GuardedProfile",
     "Interval",
@@ -132,6 +135,7 @@ __all__ = [
     "OpNote",
     "OpScore",
     "Optimum",
+    "OrderTruth",
     "PairAgreement",
     "Profile",
     "ProfileReading",
@@ -155,6 +159,7 @@ __all__ = [
     "StageState",
     "Treatment",
     "Trial",
+    "Truth",
     "Verdict",
     "Verification",
     "YesNo",

@@ -6,7 +6,7 @@ One file for commands that belong together. Everything heavy is imported inside 
 
 from __future__ import annotations
 
-from quantspectrum.commands.agreeing import agree
+from quantspectrum.commands.agreeing import agree, truth
 from quantspectrum.commands.exporting import export
 from quantspectrum.commands.machine import doctor
 from quantspectrum.commands.quality import guard
@@ -29,4 +29,5 @@ __all__ = [
     "run",
     "sensitivity",
     "spectrum",
+    "truth",
 ]
