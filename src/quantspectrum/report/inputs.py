@@ -65,13 +65,13 @@ class RunFiles:
         empty -= set(self.manifests) | set(self.evaluations)
         return [name for name in names if name != BASELINE and name not in empty]
 
-    def _aggression(self, name: str) -> tuple[float, int]:
-        """Share quantized where it is known, then how small the checkpoint is."""
+    def _aggression(self, name: str) -> tuple[float, float]:
+        """How small it is, largest first, then the share quantized; what is not known comes last."""
         profile, evaluation = self.profile(name), self.evaluations.get(name)
-        return (
-            profile.share if profile else float("inf"),
-            -evaluation.resources.disk_bytes if evaluation else 0,
-        )
+        manifest = self.manifests.get(name)
+        size = evaluation.resources.disk_bytes if evaluation else None
+        size = size or (manifest.total_bytes if manifest else None)
+        return -size if size else 1.0, profile.share if profile else float("inf")
 
 
 def read_run(run_dir: Path) -> RunFiles:

@@ -49,7 +49,12 @@ NO_PROMPTS = "No evaluation of this run has prompts, so no answers can be shown.
 def warnings(files: RunFiles) -> list[str]:
     """What a reader must know before anything else: partial rankings, and stages not done."""
     partial = partial_sentence(files.reports)
-    return [*([partial] if partial else []), *failures(files.run)]
+    said = [partial] if partial else []
+    if files.spectrum is not None and files.spectrum.edited:
+        said.append(
+            "The spectrum was edited by hand; the figures of its profiles were computed again."
+        )
+    return [*said, *failures(files.run)]
 
 
 def title(comparison: Comparison) -> str:
@@ -157,7 +162,10 @@ def damage_caption(report: SensitivityReport, spectrum: Spectrum | None) -> str:
         said += f" {plural(report.coverage.estimated, 'score')} of it are estimates."
     if spectrum is None:
         return said + " No spectrum was made from this report, so no profile is marked."
-    return said + " Marks are where the profiles cut."
+    return (
+        said + " Marks are the profiles: those on the curve cut the ranking, those beside it chose "
+        "their groups or formats by another rule."
+    )
 
 
 def grid_notes(report: SensitivityReport, drawn: list[str]) -> list[str]:
