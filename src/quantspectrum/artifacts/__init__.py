@@ -50,6 +50,13 @@ from quantspectrum.artifacts.files import (
     write_artifact,
     write_text,
 )
+from quantspectrum.artifacts.histograms import (
+    LOWEST,
+    OCTAVES,
+    Histogram,
+    Histograms,
+    OpHistograms,
+)
 from quantspectrum.artifacts.latency import (
     AbsentKernel,
     LatencyEntry,
@@ -96,6 +103,8 @@ from quantspectrum.artifacts.spectrum import (
 )
 
 __all__ = [
+    "LOWEST",
+    "OCTAVES",
     "AbsentKernel",
     "Accuracy",
     "Additivity",
@@ -119,6 +128,8 @@ __all__ = [
     "Guard",
     "GuardedProfile",
     "Interval",
+    "Histogram",
+    "Histograms",
     "Kernel",
     "KlKind",
     "LatencyEntry",
@@ -129,6 +140,7 @@ __all__ = [
     "ModelIdentity",
     "NoiseFloor",
     "Op",
+    "OpHistograms",
     "OpNote",
     "OpScore",
     "Optimum",

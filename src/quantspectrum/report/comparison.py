@@ -75,6 +75,7 @@ class ComparisonRow(Record):
         prompt_fidelity: Tokens of the prompts' answers against the baseline's.
         benchmarks: Tasks of benchmark harnesses.
         phases_s: What the time of the evaluation went to, in seconds.
+        guard: Whether it beats profiles of its size that the ranking did not choose.
     """
 
     profile: str
@@ -114,6 +115,7 @@ class ComparisonRow(Record):
     prompt_fidelity: PromptFidelity | None = None
     benchmarks: tuple[BenchmarkResult, ...] = ()
     phases_s: dict[str, float] | None = None
+    guard: str | None = None
 
     def over(self, kind: str = "all") -> Fidelity | None:
         """Its statistics over one kind of sample."""
@@ -209,6 +211,7 @@ def _row(files: RunFiles, name: str, baseline_bytes: int | None) -> ComparisonRo
         rule=profile.rule if profile else "",
         predicted_damage=profile.predicted_damage if profile else None,
         predicted_bytes=profile.predicted_bytes if profile else None,
+        guard=files.measured.guard.verdict(name) if files.measured.guard else None,
         written=manifest is not None,
         disk_bytes=on_disk,
         ratio=on_disk / whole if on_disk is not None and whole else None,

@@ -73,7 +73,19 @@ def model_sentence(comparison: Comparison) -> str:
 
 
 def tradeoff_caption(comparison: Comparison) -> str:
-    """How to read the trade-off, and why it shows what it shows."""
+    """How to read the trade-off, why it shows what it shows, and what the floor is."""
+    said = _tradeoff_caption(comparison)
+    if any(row.fidelity and row.fidelity[0].loss.floor is not None for row in comparison.rows):
+        return (
+            f"{said} The dotted line is the noise floor, the baseline's distance from itself: what "
+            "lies below it is not known to be quantization."
+        )
+    if comparison.rows:
+        return f"{said} No noise floor was measured."
+    return said
+
+
+def _tradeoff_caption(comparison: Comparison) -> str:
     if shows_divergence(comparison):
         return (
             "KL divergence from the baseline's predictions, with its 95 % interval, on a "

@@ -119,6 +119,8 @@ def _caveat(row: ComparisonRow) -> str:
     accuracy = row.paired_accuracy
     if accuracy is not None and accuracy.high is not None and accuracy.high < 0:
         over.append("the accuracy drop is larger than chance and should be weighed too")
+    if row.guard is not None and row.guard.startswith("NOT"):
+        over.append("profiles of its size that the ranking did not choose do as well")
     return f"; {' and '.join(over)}" if over else ""
 
 

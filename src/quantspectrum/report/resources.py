@@ -26,6 +26,7 @@ LATENCY = "Latency"
 
 def size_table(comparison: Comparison) -> Table:
     """What each profile quantizes and how large its checkpoint is."""
+    guarded = any(row.guard for row in comparison.rows)
     rows = tuple(
         (
             row.profile,
@@ -38,6 +39,7 @@ def size_table(comparison: Comparison) -> Table:
             f"{row.ratio:.3f}×" if row.ratio is not None else ABSENT,
             score(row.predicted_damage),
             state_of(row) or "evaluated",
+            *((row.guard or ABSENT,) if guarded else ()),
             row.rule or ABSENT,
         )
         for row in all_rows(comparison)
@@ -59,8 +61,9 @@ def size_table(comparison: Comparison) -> Table:
             "Of the baseline",
             with_unit("Predicted damage", comparison.lens or ""),
             "State",
+            *(("Against rivals",) if guarded else ()),
             "Rule",
-            text=("Profile", "Formats", "State", "Rule"),
+            text=("Profile", "Formats", "State", "Against rivals", "Rule"),
         ),
         rows=rows,
     )

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { dark, figures } = JSON.parse(document.getElementById("figures").textContent);
+  const { dark, places, figures } = JSON.parse(document.getElementById("figures").textContent);
   const night = window.matchMedia("(prefers-color-scheme: dark)");
   const widths = new Map();
   let printing = false;
@@ -38,7 +38,33 @@
     turnCrowded(layout, width);
     widths.set(id, plot.clientWidth);
     Plotly.react(plot, data, { ...layout, width }, { displayModeBar: false });
+    if (plot.dataset.linked) return;
+    plot.dataset.linked = "yes";
+    // A bar or a square of the ranking or a heatmap leads to its op.
+    plot.on("plotly_click", ({ points }) => {
+      const name = points[0]?.customdata;
+      if (typeof name === "string" && Object.hasOwn(places, name)) location.hash = places[name];
+    });
   }
+
+  // A link to an op opens every part that it is folded into.
+  function reveal() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let part = target; part; part = part.parentElement) {
+      if (part.tagName === "DETAILS") part.open = true;
+    }
+    target.scrollIntoView({ behavior: "auto" });
+  }
+
+  const find = document.getElementById("find-op");
+  find?.addEventListener("input", () => {
+    const wanted = find.value.trim().toLowerCase();
+    const ops = [...document.querySelectorAll("details.op")];
+    for (const op of ops) op.hidden = !op.firstElementChild.textContent.toLowerCase().includes(wanted);
+    const shown = ops.filter((op) => !op.hidden).length;
+    document.getElementById("found-ops").textContent = wanted ? `${shown} of ${ops.length}` : "";
+  });
 
   // A figure inside a closed part has no width yet: it is drawn when the part opens.
   function drawFresh() {
@@ -50,6 +76,8 @@
 
   const redraw = () => [...widths.keys()].forEach(draw);
   drawFresh();
+  reveal();
+  window.addEventListener("hashchange", reveal);
   document.addEventListener("toggle", drawFresh, true);
   window.addEventListener("resize", drawFresh);
   night.addEventListener("change", redraw);
