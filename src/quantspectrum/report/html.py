@@ -35,6 +35,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def render_html(files: RunFiles, comparison: Comparison) -> str:
     """Render the whole page; the same records give the same bytes."""
     tradeoff, lenses = tradeoff_view(comparison), lens_views(files)
+    places = op_ids(files)
     agreement, checked = agreement_view(files), check_views(files)
     views = [tradeoff, *(view for lens in lenses for view in lens.figures), agreement, *checked]
     return template("report.html.j2").render(
@@ -42,16 +43,16 @@ def render_html(files: RunFiles, comparison: Comparison) -> str:
         figures=script_json(
             {
                 "dark": DARK,
-                "places": op_ids(files),
+                "places": places,
+                "ops": op_pages(files),
                 "figures": {v.id: v.figure for v in views if v.figure},
             }
         ),
         max_rows=ROWS_FIRST,
-        op_ids=op_ids(files),
+        op_ids=places,
         agreement=agreement,
         checked=checked,
         no_checks=NO_CHECKS if files.measured.guard is None else "",
-        ops=op_pages(files),
         histograms_note=histograms_note(files),
         title=prose.title(comparison),
         model=prose.model_sentence(comparison),

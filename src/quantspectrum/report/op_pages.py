@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from quantspectrum.artifacts import LOWEST, Histogram, Op, OpScore
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import ABSENT, count, minus, percent, score
 from quantspectrum.report.ranking import kind_of_score
-from quantspectrum.report.tables import Table, columns
 
-__all__ = ["Bars", "OpPage", "histograms_note", "op_ids", "op_pages"]
-
-WIDTH, HEIGHT = 480, 72
-"""Of a histogram, in units of its drawing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bars:
-    """A histogram as a drawing: one path, its marks along the axis, and the same in words.
-
-    Attributes:
-        marks: Place along the axis and text of each mark.
-    """
-
-    title: str
-    path: str
-    marks: tuple[tuple[int, str], ...]
-    says: str
-    numbers: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpPage:
-    """One op.
-
-    Attributes:
-        id: Where links lead.
-        facts: What it is, term by term.
-        group: Names of the ops that must share its format.
-        left_out: Report and reason, where one gives it no score.
-        histograms: Of its weight and of its input.
-    """
-
-    id: str
-    name: str
-    facts: tuple[tuple[str, str], ...]
-    group: tuple[str, ...]
-    scores: Table | None
-    left_out: tuple[tuple[str, str], ...]
-    histograms: tuple[Bars, ...]
+__all__ = ["histograms_note", "op_ids", "op_pages"]
 
 
 def op_ids(files: RunFiles) -> dict[str, str]:
@@ -78,8 +38,15 @@ def histograms_note(files: RunFiles) -> str:
     )
 
 
-def op_pages(files: RunFiles) -> list[OpPage]:
-    """A part for each op, in the order of the first report."""
+def op_pages(files: RunFiles) -> dict[str, Any]:
+    """Everything of each op, from which the page's script makes a part when it is opened.
+
+    Returns:
+        ``titles`` of the table of scores, and ``ops`` in the order of the first report: ``name``;
+        ``facts``, term by term; ``group``, the ops that must share its format; ``scores``, a row for
+        each of ``reports``; ``left``, the reports that give it no score with their reasons;
+        ``histograms`` of its weight and its inputs. Everything is text but the counts.
+    """
     scored: dict[str, list[tuple[str, OpScore]]] = {}
     left_out: dict[str, list[tuple[str, str]]] = {}
     known: dict[str, Op] = {}
@@ -95,31 +62,44 @@ def op_pages(files: RunFiles) -> list[OpPage]:
     groups: dict[str, list[str]] = {}
     for op in known.values():
         groups.setdefault(op.group, []).append(op.name)
-    return [
-        OpPage(
-            id=place,
-            name=name,
-            facts=_facts(files, name, known.get(name), scored.get(name, [])),
-            group=tuple(n for n in groups[known[name].group] if n != name) if name in known else (),
-            scores=_scores(files, scored.get(name, [])),
-            left_out=tuple(left_out.get(name, ())),
-            histograms=_histograms(files, name),
-        )
-        for name, place in op_ids(files).items()
-    ]
+    names = list(op_ids(files))
+    members = {name: groups[op.group] for name, op in known.items()}
+    return {
+        "titles": list(_TITLES),
+        "lowest": LOWEST,
+        "reports": [[label, count(len(report.ops))] for label, report in files.reports.items()],
+        "ops": [
+            {
+                "name": name,
+                "facts": _facts(files, known.get(name), scored.get(name, [])),
+                "group": [other for other in members.get(name, ()) if other != name],
+                "scores": [_score_cells(files, label, op) for label, op in scored.get(name, [])],
+                "left": left_out.get(name, []),
+                "histograms": _histograms(files, name),
+            }
+            for name in names
+        ],
+    }
+
+
+_TITLES = (
+    *("Report", "Rank", "Score", "±", "n", "Kind", "Weights alone", "Activations alone"),
+    "Own numbers",
+)
 
 
 def _facts(
-    files: RunFiles, name: str, op: Op | None, scored: list[tuple[str, OpScore]]
-) -> tuple[tuple[str, str], ...]:
-    facts: list[tuple[str, str]] = []
-    if op is not None:
-        facts = [
-            ("Type", op.type),
-            ("Component", op.component if op.block is None else f"{op.component} {op.block}"),
-            ("Shape", "×".join(map(str, op.shape))),
-            ("Parameters", count(op.params)),
-        ]
+    files: RunFiles, op: Op | None, scored: list[tuple[str, OpScore]]
+) -> list[tuple[str, str]]:
+    if op is None:
+        return []
+    name = op.name
+    facts = [
+        ("Type", op.type),
+        ("Component", op.component if op.block is None else f"{op.component} {op.block}"),
+        ("Shape", "×".join(map(str, op.shape))),
+        ("Parameters", count(op.params)),
+    ]
     ranges = {found.input_range for _, found in scored if found.input_range is not None}
     if files.spectrum is not None and name in files.spectrum.input_ranges:
         ranges.add(files.spectrum.input_ranges[name])
@@ -129,67 +109,41 @@ def _facts(
     formats = [f"{p.name}: {p.ops[name]}" for p in profiles if name in p.ops]
     if profiles:
         facts.append(("Quantized in", ", ".join(formats) or "no profile"))
-    return tuple(facts)
+    return facts
 
 
-def _scores(files: RunFiles, scored: list[tuple[str, OpScore]]) -> Table | None:
-    if not scored:
-        return None
-    return Table(
-        caption="",
-        columns=columns(
-            *("Report", "Rank", "Score", "±", "n", "Kind", "Weights alone", "Activations alone"),
-            "Own numbers",
-            text=("Report", "Kind", "Own numbers"),
-        ),
-        rows=tuple(
-            (
-                label,
-                f"{count(found.rank)} of {count(len(files.reports[label].ops))}",
-                score(found.score),
-                score(found.stderr),
-                count(found.n),
-                kind_of_score(found, files.reports[label]),
-                score(found.weight_score),
-                score(found.activation_score),
-                ", ".join(f"{key} {_g(value)}" for key, value in found.raw.items()) or ABSENT,
-            )
-            for label, found in scored
-        ),
-    )
+def _score_cells(files: RunFiles, label: str, found: OpScore) -> list[str | int]:
+    """A row: the report by its place, as its name would be repeated for every op."""
+    return [
+        list(files.reports).index(label),
+        count(found.rank),
+        score(found.score),
+        score(found.stderr),
+        count(found.n),
+        kind_of_score(found, files.reports[label]),
+        score(found.weight_score),
+        score(found.activation_score),
+        ", ".join(f"{key} {_g(value)}" for key, value in found.raw.items()) or ABSENT,
+    ]
 
 
-def _histograms(files: RunFiles, name: str) -> tuple[Bars, ...]:
+def _histograms(files: RunFiles, name: str) -> list[dict[str, Any]]:
     found = files.histograms.ops.get(name) if files.histograms else None
-    if found is None:
-        return ()
-    both = (("Weights", found.weight), ("Inputs", found.inputs))
-    return tuple(_bars(title, one) for title, one in both if one is not None)
+    both = (("Weights", found.weight), ("Inputs", found.inputs)) if found is not None else ()
+    return [_bins(title, one) for title, one in both if one is not None]
 
 
-def _bars(title: str, found: Histogram) -> Bars:
-    """The octaves from the smallest magnitude seen to the largest, as columns."""
-    filled = [i for i, n in enumerate(found.counts) if n]
-    first, last = (filled[0], filled[-1]) if filled else (0, 0)
-    shown = range(first, last + 1)
-    most, step = max(found.counts) or 1, WIDTH / max(len(shown), 12)
-    path = "".join(
-        f"M{(i - first) * step + 1:.0f} {HEIGHT}v-{HEIGHT * found.counts[i] / most:.1f}"
-        f"h{step - 2:.0f}V{HEIGHT}z"
-        for i in shown
-        if found.counts[i]
-    )
+def _bins(title: str, found: Histogram) -> dict[str, Any]:
+    """The octaves from the smallest magnitude seen to the largest, in ten-thousandths of all."""
     total = sum(found.counts) + found.zeros
-    every = max(1, len(shown) // 6)
-    return Bars(
-        title=title,
-        path=path,
-        marks=tuple((round((i - first) * step), _power(i)) for i in shown[::every]),
-        says=_words(found, total),
-        numbers=", ".join(
-            f"{_power(i)} {percent(found.counts[i] / total)}" for i in shown if found.counts[i]
-        ),
-    )
+    filled = [i for i, n in enumerate(found.counts) if n]
+    first, last = (filled[0], filled[-1]) if filled else (0, -1)
+    return {
+        "title": title,
+        "first": first,
+        "shares": [round(1e4 * n / total) / 1e4 for n in found.counts[first : last + 1]],
+        "says": _words(found, total),
+    }
 
 
 def _words(found: Histogram, total: int) -> str:
@@ -202,10 +156,6 @@ def _words(found: Histogram, total: int) -> str:
         f"are 0, {percent(found.negative / total)} negative; at least {percent(below / total)} are "
         "below 1/254 of the largest magnitude."
     )
-
-
-def _power(place: int) -> str:
-    return minus(f"{LOWEST + place}").join(("2^", ""))
 
 
 def _g(value: float) -> str:
