@@ -25,6 +25,7 @@ __all__ = [
     "quality_options",
     "scoring_options",
     "share",
+    "tracking_options",
     "writing_options",
 ]
 
@@ -44,6 +45,17 @@ def common_options() -> argparse.ArgumentParser:
 
 def loading_options(*, optional: bool = False) -> argparse.ArgumentParser:
     """What model to load, and how; ``optional`` where a command can do without."""
+def tracking_options() -> argparse.ArgumentParser:
+    """Where a run's figures are logged besides its directory."""
+    group = _group()
+    group.add_argument(
+        "--track", choices=("mlflow",), help="log figures and files, where installed"
+    )
+    return group
+
+
+def loading_options() -> argparse.ArgumentParser:
+    """What model to load, and how."""
     group = _group()
     if optional:
         group.add_argument("--model", metavar="MODEL", help="Hub id or local directory")
