@@ -134,7 +134,15 @@ def probability_table(comparison: Comparison) -> Table | None:
         "difference; for the root mean square and the share, the interval of the paired excess over "
         "every noise floor excludes zero.",
         columns=columns(
-            *("Profile", "Samples", "Perplexity", "Ratio", "95 % interval", "Floor", "Differs"),
+            *(
+                "Profile",
+                "Samples",
+                "Perplexity",
+                "Change of it",
+                "95 % interval",
+                "Floor",
+                "Differs",
+            ),
             *("Mean Δp", "Root mean square Δp", "1st to 99th percentile"),
             *("Same likeliest token", "Share differs"),
             text=("Profile", "Samples", "Differs", "Share differs"),
@@ -149,7 +157,7 @@ def probability_table(comparison: Comparison) -> Table | None:
                 _floor(one.perplexity_ratio, _ratio),
                 told_apart(one.perplexity_ratio),
                 _with_floor(one.delta_p_mean, _points),
-                _with_floor(one.delta_p_rms, _points),
+                _with_floor(one.delta_p_rms, _size),
                 _spread(one),
                 _with_floor(one.same_top, percent),
                 told_apart(one.same_top),
@@ -160,11 +168,16 @@ def probability_table(comparison: Comparison) -> Table | None:
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.4f}×"
+    """A ratio as its difference from 1, as most are within a hundredth of it: ``+0.013 %``."""
+    return f"{signed(100 * (value - 1), 10 * abs(100 * (value - 1)))} %" if value != 1 else "0 %"
 
 
 def _points(value: float) -> str:
     return signed(100 * value, max(abs(value), 1e-4) * 10)
+
+
+def _size(value: float) -> str:
+    return _points(value).removeprefix("+")
 
 
 def _spread(one: Fidelity) -> str:

@@ -127,15 +127,15 @@ def divergence_table(comparison: Comparison) -> Table | None:
     )
 
 
-def _loss_floor(row: ComparisonRow, kind: str) -> str:
+def _loss_floor(row: ComparisonRow, kind: str) -> float | None:
     found = row.over(kind)
-    floor = found.loss.floor if found is not None else None
-    return ABSENT if floor is None else signed(floor)
+    return found.loss.floor if found is not None else None
 
 
-def _loss_cells(paired: LossDifference | None, floor: str) -> tuple[str, ...]:
+def _loss_cells(paired: LossDifference | None, noise: float | None) -> tuple[str, ...]:
     if paired is None:
         return (ABSENT,) * 6
+    floor = ABSENT if noise is None else signed(noise)
     change = signed(paired.value, paired.stderr)
     rate = relative(paired.value, paired.baseline)
     if paired.stderr is None or paired.low is None or paired.high is None:
@@ -144,6 +144,8 @@ def _loss_cells(paired: LossDifference | None, floor: str) -> tuple[str, ...]:
     differs = "no"
     if paired.differs:
         differs = "yes, worse" if paired.value > 0 else "yes, better"
+        # Known not to be 0, and still no more than the baseline differs from itself.
+        differs += ", within the floor" if noise and abs(paired.value) <= abs(noise) else ""
     change = f"{change} ± {signed(paired.stderr, paired.stderr).removeprefix('+')}"
     return change, interval, floor, rate, differs, "yes" if within_tolerance(paired) else "no"
 
