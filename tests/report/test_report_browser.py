@@ -43,6 +43,10 @@ const frame = document.querySelector("iframe");
 frame.onload = () => setTimeout(() => {
   const page = frame.contentDocument;
   for (const part of page.querySelectorAll("details")) part.open = true;
+  // The parts of the ops are made once their own part is open.
+  setTimeout(() => {
+    for (const part of page.querySelectorAll("details.op")) part.open = true;
+  }, 1000);
   setTimeout(() => {
     const root = page.documentElement;
     const list = page.querySelectorAll("details.op");

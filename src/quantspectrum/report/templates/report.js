@@ -140,7 +140,8 @@
     for (let part = target; part; part = part.parentElement) {
       if (part.tagName === "DETAILS") part.open = true;
     }
-    target.scrollIntoView({ behavior: "auto" });
+    // Again once the parts that opened have been drawn, as that moves what is below them.
+    for (const wait of [0, 150]) setTimeout(() => target.scrollIntoView({ behavior: "instant" }), wait);
   }
 
   const find = document.getElementById("find-op");
