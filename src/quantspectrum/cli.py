@@ -66,8 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = sub.add_parser(
         "run",
-        parents=[loading, data, ops, scoring, cuts, budget, quality, backend, common],
-        parents=[loading, data, ops, scoring, cuts, budget, backend, tracking_options(), common],
+        parents=[
+            *(loading, data, ops, scoring, cuts, budget, quality, backend),
+            *(tracking_options(), common),
+        ],
         help="all stages into one directory; run again to go on",
     )
     one.add_argument("--out", required=True, help="run directory")
@@ -158,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(call=commands.guard)
 
-    one = sub.add_parser("compare", parents=[common], help="make a run's report again")
+    one = sub.add_parser(
         "compare",
         parents=[tracking_options(), common],
         help="make a run's report again, or compare two runs",

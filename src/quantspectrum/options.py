@@ -43,8 +43,6 @@ def common_options() -> argparse.ArgumentParser:
     return group
 
 
-def loading_options(*, optional: bool = False) -> argparse.ArgumentParser:
-    """What model to load, and how; ``optional`` where a command can do without."""
 def tracking_options() -> argparse.ArgumentParser:
     """Where a run's figures are logged besides its directory."""
     group = _group()
@@ -54,8 +52,8 @@ def tracking_options() -> argparse.ArgumentParser:
     return group
 
 
-def loading_options() -> argparse.ArgumentParser:
-    """What model to load, and how."""
+def loading_options(*, optional: bool = False) -> argparse.ArgumentParser:
+    """What model to load, and how; ``optional`` where a command can do without."""
     group = _group()
     if optional:
         group.add_argument("--model", metavar="MODEL", help="Hub id or local directory")
