@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from report_pages import column, parse
 
+from quantspectrum import artifacts
 from quantspectrum.errors import UserError
-from quantspectrum.report import compare_run, write_report
+from quantspectrum.report import compare_run, measured, write_report
 from quantspectrum.report.measured import read_measured
 from quantspectrum.report.resources import size_table
 
@@ -55,7 +56,7 @@ GUARD: dict[str, Any] = {
 SEARCH: dict[str, Any] = {
     "kind": "quality",
     "budget": {"text": "kl:0.01", "quantity": "kl", "limit": 0.01},
-    "rule": "the largest that keeps to it",
+    "profile": {"rule": "the largest that keeps to it"},
     "held_out_judged": interval(0.5),
     "trials": [
         {
@@ -111,6 +112,22 @@ def test_what_is_there_is_shown(run: Path) -> None:
     assert verdicts["medium"] == "NOT better than all rivals"
     # The recommended profile does not beat its rivals, and the first sentence says so.
     assert "the ranking did not choose do as well" in page.text
+
+
+def test_every_field_that_is_read_is_written() -> None:
+    """The stages' own records have all fields that the report reads."""
+    for read, written in (
+        (measured.GuardRead, artifacts.Guard),
+        (measured.RivalRead, artifacts.RivalReading),
+        (measured.AdditivityRead, artifacts.Additivity),
+        (measured.FitRead, artifacts.AdditivityFit),
+        (measured.PointRead, artifacts.AdditivityPoint),
+        (measured.SearchRead, artifacts.QualitySearch),
+        (measured.TrialRead, artifacts.Trial),
+        (measured.ReadingRead, artifacts.ProfileReading),
+        (measured.FoundRead, artifacts.Profile),
+    ):
+        assert read.model_fields.keys() <= written.model_fields.keys(), read.__name__
 
 
 def test_what_is_absent_is_said(run: Path) -> None:

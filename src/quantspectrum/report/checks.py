@@ -158,7 +158,7 @@ def additivity_figure(additivity: AdditivityRead) -> Figure | None:
 
 def search_sentence(search: SearchRead) -> str:
     """What the search found, and how it does on samples it never saw."""
-    said = f"Budget {search.budget.text}: {search.rule}."
+    said = f"Budget {search.budget.text}: {search.profile.rule or 'nothing kept to it'}."
     held = search.held_out_judged
     if held is not None:
         over = " — OVER the budget" if held.value > search.budget.limit else ""

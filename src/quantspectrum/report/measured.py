@@ -132,12 +132,18 @@ class TrialRead(_Read):
     meets: bool
 
 
+class FoundRead(_Read):
+    """The profile that was found."""
+
+    rule: str = ""
+
+
 class SearchRead(_Read):
     """``spectrum.quality.json``."""
 
     budget: BudgetRead
     trials: tuple[TrialRead, ...]
-    rule: str
+    profile: FoundRead
     held_out_judged: IntervalRead | None = None
 
 
