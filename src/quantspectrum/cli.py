@@ -32,6 +32,7 @@ from quantspectrum.options import (
     positive,
     quality_options,
     scoring_options,
+    tracking_options,
     writing_options,
 )
 from quantspectrum.progress import silence_other_bars
@@ -66,7 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = sub.add_parser(
         "run",
-        parents=[loading, data, ops, scoring, cuts, budget, quality, backend, common],
+        parents=[
+            *(loading, data, ops, scoring, cuts, budget, quality, backend),
+            *(tracking_options(), common),
+        ],
         help="all stages into one directory; run again to go on",
     )
     one.add_argument("--out", required=True, help="run directory")
@@ -157,8 +161,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(call=commands.guard)
 
-    one = sub.add_parser("compare", parents=[common], help="make a run's report again")
+    one = sub.add_parser(
+        "compare",
+        parents=[tracking_options(), common],
+        help="make a run's report again, or compare two runs",
+    )
     one.add_argument("run", metavar="RUN", help="a run directory")
+    one.add_argument("other", metavar="RUN", nargs="?", help="another, to compare it with")
+    one.add_argument(
+        "--out", help="directory for compare.html and compare.md of two runs (default: .)"
+    )
     one.set_defaults(call=commands.compare)
 
     one = sub.add_parser("agree", parents=[common], help="how far rankings agree")

@@ -25,6 +25,7 @@ __all__ = [
     "quality_options",
     "scoring_options",
     "share",
+    "tracking_options",
     "writing_options",
 ]
 
@@ -39,6 +40,15 @@ def common_options() -> argparse.ArgumentParser:
     group.add_argument("--json", action="store_true", help="print the record as JSON")
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
     group.add_argument("--debug", action="store_true", help="show where an error was raised")
+    return group
+
+
+def tracking_options() -> argparse.ArgumentParser:
+    """Where a run's figures are logged besides its directory."""
+    group = _group()
+    group.add_argument(
+        "--track", choices=("mlflow",), help="log figures and files, where installed"
+    )
     return group
 
 

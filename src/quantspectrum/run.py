@@ -28,6 +28,7 @@ from quantspectrum.artifacts import (
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.reload import load_variant
 from quantspectrum.evaluate.session import EvaluationSession
+from quantspectrum.histograms import histograms, histograms_path
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model, pick_device
 from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
 from quantspectrum.report import Comparison, write_report
@@ -171,6 +172,7 @@ class Run:
         names = [
             "baseline",
             *(f"sensitivity:{base}" for base in self._request.base),
+            "histograms",
             "spectrum",
             *(["quality"] if self._request.max_quality is not None else []),
             *(["guard"] if not self._request.no_guard else []),
@@ -226,6 +228,9 @@ class Run:
         self._stage("baseline", self._baseline)
         for base in self._request.base:
             self._stage(f"sensitivity:{base}", partial(self._sensitivity, base))
+        # A run from before this stage goes on without it, and its report says so.
+        if "histograms" in self._record.stages:
+            self._stage("histograms", self._histograms)
         self._stage("spectrum", self._spectrum)
         for name, work in (("quality", self._quality), ("guard", self._guard)):
             if name in self._record.stages:
@@ -330,6 +335,10 @@ class Run:
                     f"sensitivity ({base}) {report.stopped_by} with {report.coverage.scored} ops "
                     "scored"
                 )
+
+    def _histograms(self) -> None:
+        asked = self._request
+        histograms(self._model(), histograms_path(self._dir), data=asked.data, ops=asked.ops)
 
     def _spectrum(self) -> Spectrum:
         asked = self._request

@@ -16,6 +16,14 @@ from report_pages import parse
 from test_report_hostile import write_hostile_run
 from test_report_tradeoff import compared
 
+from quantspectrum.artifacts import (
+    Histogram,
+    Histograms,
+    OpHistograms,
+    SensitivityReport,
+    read_artifact,
+    write_artifact,
+)
 from quantspectrum.report import write_report
 
 CHROMIUM = next(
@@ -35,11 +43,36 @@ const frame = document.querySelector("iframe");
 frame.onload = () => setTimeout(() => {
   const page = frame.contentDocument;
   for (const part of page.querySelectorAll("details")) part.open = true;
+  // The parts of the ops are made once their own part is open.
+  setTimeout(() => {
+    for (const part of page.querySelectorAll("details.op")) part.open = true;
+  }, 1000);
   setTimeout(() => {
     const root = page.documentElement;
+    const list = page.querySelectorAll("details.op");
+    const find = page.getElementById("find-op");
+    let found = null;
+    if (find) {
+      find.value = "down_proj";
+      find.dispatchEvent(new Event("input"));
+      found = [...list].filter((op) => !op.hidden).length;
+      find.value = "";
+      find.dispatchEvent(new Event("input"));
+    }
+    const bar = page.querySelector("[id^=ranking-0]");
+    bar?.emit?.("plotly_click", { points: [{ customdata: bar.data[0].customdata[1] }] });
+    const clicked = frame.contentWindow.location.hash;
     const plots = [...page.querySelectorAll(".plot")];
     const result = {
       title: page.title,
+      ops: list.length,
+      found,
+      clicked,
+      wanted: bar?.data[0].customdata[1],
+      named: page.querySelector("details.op summary")?.textContent,
+      filled: page.querySelectorAll(".op-body dl").length,
+      bars: page.querySelectorAll(".histogram path").length,
+      bold: page.querySelectorAll(".op b, .op img, .op script").length,
       overflow: root.scrollWidth - root.clientWidth,
       plots: plots.map((p) => p.querySelectorAll(".main-svg").length),
       wide: plots.filter((p) => p.querySelector(".main-svg")?.clientWidth > p.clientWidth).length,
@@ -105,10 +138,34 @@ def console(log: str) -> list[str]:
 def test_every_figure_is_drawn_and_fits(reported: Path, tmp_path: Path, width: int) -> None:
     seen = browse(reported / "report.html", tmp_path, width=width)
     assert console(seen.log) == []
-    assert len(seen.found["plots"]) == 9  # type: ignore[arg-type]
+    assert len(seen.found["plots"]) == 10  # type: ignore[arg-type]
     assert all(seen.found["plots"])  # type: ignore[call-overload]
     assert seen.found["wide"] == 0
     assert seen.found["overflow"] == 0
+
+
+def test_ops_are_found_opened_and_reached_from_figures(run: Path, tmp_path: Path) -> None:
+    report = read_artifact(run / "sensitivity/native-mse_v2.fallback.json", SensitivityReport)
+    counts = (0,) * 20 + (5, 9, 3) + (0,) * 25
+    one = Histogram(counts=counts, zeros=1, negative=8, low=-0.2, high=0.3)
+    write_artifact(
+        run / "histograms.json",
+        Histograms(
+            provenance=report.provenance,
+            samples=8,
+            ops={report.ops[0].name: OpHistograms(weight=one, inputs=one)},
+        ),
+    )
+    write_report(run)
+    seen = browse(run / "report.html", tmp_path)
+    assert console(seen.log) == []
+    assert seen.found["ops"] == report.coverage.found
+    assert seen.found["filled"] == seen.found["ops"]
+    assert seen.found["found"] == sum("down_proj" in op.name for op in report.ops)
+    assert seen.found["named"] == report.ops[0].name
+    assert seen.found["bars"] == 2
+    assert seen.found["wanted"] == report.ops[1].name
+    assert seen.found["clicked"] == "#op-1"
 
 
 def test_a_figure_of_divergences_is_drawn(tmp_path: Path) -> None:
@@ -153,6 +210,7 @@ def test_hostile_text_does_nothing(tmp_path: Path) -> None:
     assert console(seen.log) == []
     assert seen.found["scripts"] == 3
     assert seen.found["handlers"] == 0
+    assert seen.found["bold"] == 0
     assert str(seen.found["title"]).endswith("quantization spectrum")
     assert "PWNED" in parse((run / "report.html").read_text(encoding="utf-8")).text
     assert all(seen.found["plots"])  # type: ignore[call-overload]

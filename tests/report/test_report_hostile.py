@@ -20,7 +20,7 @@ from quantspectrum.artifacts import (
     write_artifact,
 )
 from quantspectrum.report import sensitivity_markdown, write_report
-from quantspectrum.report.html import _json
+from quantspectrum.report.html import script_json
 from quantspectrum.report.markdown import code_block, inert
 from quantspectrum.report.prompts import compare_words
 
@@ -188,7 +188,7 @@ def test_a_code_block_holds_its_text(text: str) -> None:
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_embedded_json_survives_and_ends_nothing(value: object) -> None:
-    text = str(_json(value))
+    text = str(script_json(value))
     assert json.loads(text) == value
     assert not set("<>&\u2028\u2029") & set(text)
 

@@ -42,9 +42,11 @@ def test_a_whole_run(reported: Path) -> None:
     page = parse(html(reported))
     lens = ["damage", "heatmap-{}-0", "heatmap-{}-1", "ranking"]
     expected = [name.format(i) if "{}" in name else f"{name}-{i}" for i in (0, 1) for name in lens]
-    assert figures(page) == sorted(["tradeoff", *expected])
+    assert figures(page) == sorted(["tradeoff", "agreement-figure", *expected])
+    parts = ["sensitivity", "agreement", "variants", "prompts", "ops", "coverage", "origin"]
+    found = {"every-op", "find-op", "found-ops", "op-list"}
     assert sorted(set(page.attributes("id")) - {"figures"}) == sorted(
-        [*figures(page), "variants", "sensitivity", "coverage", "prompts", "origin"]
+        [*figures(page), *parts, *found]
     )
     for said in (
         "Take the medium profile",
@@ -84,6 +86,8 @@ def test_it_loads_nothing_from_anywhere(reported: Path) -> None:
     assert all(value.startswith("data:image/png;base64,") for value in page.attributes("src"))
     assert all(value.startswith("#") for value in page.attributes("href"))
     targets = {f"#{name}" for name in page.attributes("id")}
+    # The script makes the parts of the ops, at the places that its data name.
+    targets |= {f"#{place}" for place in json.loads(page.scripts[0])["places"].values()}
     assert set(page.attributes("href")) <= targets
     assert not {"link", "iframe", "object", "embed", "base", "form"} & page.names()
     style = (Path(write_report.__code__.co_filename).parent / "templates/report.css").read_text()

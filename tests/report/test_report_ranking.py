@@ -204,6 +204,10 @@ def test_labels_are_cut_in_the_middle() -> None:
 def test_labels_do_not_become_markup() -> None:
     op = runs.op("<b>x</b>", "<i>", None, "g", (1,))
     report = of().model_copy(update={"ops": (runs.scored(op, 1.0),), "estimator": "<u>"})
-    text = json.dumps(ranking_figure(report))
+    drawn = ranking_figure(report)
+    assert drawn is not None
+    # What a click leads to is looked up, never drawn.
+    assert drawn["data"][0].pop("customdata") == ["<b>x</b>"]
+    text = json.dumps(drawn)
     assert "<i>" not in text
     assert "<b>x" not in text

@@ -117,7 +117,8 @@ def test_one_report_needs_no_overview(tmp_path: Path) -> None:
     run = runs.write_full_run(tmp_path, second=False)
     page, markdown = written(run)
     for shown in (page.text, markdown.text):
-        assert "Agreement" not in shown
+        assert "rank correlation with the first report" not in shown
+        assert "no lenses to compare" in shown
 
 
 def test_many_reports_stay_readable_and_small(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ from quantspectrum.artifacts.files import (
     write_artifact,
     write_text,
 )
+from quantspectrum.artifacts.histograms import (
+    LOWEST,
+    OCTAVES,
+    Histogram,
+    Histograms,
+    OpHistograms,
+)
 from quantspectrum.artifacts.latency import (
     AbsentKernel,
     LatencyEntry,
@@ -97,6 +104,8 @@ from quantspectrum.artifacts.spectrum import (
 from quantspectrum.artifacts.truth import CurvePoint, GroupTruth, OrderTruth, Truth
 
 __all__ = [
+    "LOWEST",
+    "OCTAVES",
     "AbsentKernel",
     "Accuracy",
     "Additivity",
@@ -121,6 +130,8 @@ __all__ = [
     "GroupTruth",
     "Guard",
     "GuardedProfile",
+    "Histogram",
+    "Histograms",
     "Interval",
     "Kernel",
     "KlKind",
@@ -132,6 +143,7 @@ __all__ = [
     "ModelIdentity",
     "NoiseFloor",
     "Op",
+    "OpHistograms",
     "OpNote",
     "OpScore",
     "Optimum",

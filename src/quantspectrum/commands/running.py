@@ -18,9 +18,11 @@ from quantspectrum.commands.reading import (
     show,
     spec_fields,
 )
+from quantspectrum.errors import UserError
 from quantspectrum.progress import Reporter
 
 if TYPE_CHECKING:
+    from quantspectrum.report import Comparison
     from quantspectrum.run import RunRequest
 
 __all__ = ["compare", "demo", "run"]
@@ -59,7 +61,10 @@ def run(args: Args) -> int:
 def _execute(args: Args, request: RunRequest) -> int:
     from quantspectrum.report import variants_text
     from quantspectrum.run import Run, Stopped
+    from quantspectrum.tracking import check_tracker
 
+    tracker = getattr(args, "track", None)
+    check_tracker(tracker)
     reporter = Reporter(args.quiet)
     work = Run(Path(args.out), request, progress=reporter.progress, say=reporter.say)
     try:
@@ -67,6 +72,7 @@ def _execute(args: Args, request: RunRequest) -> int:
     except Stopped as stopped:
         print(f"quantspectrum: {stopped}; run the same again to go on", file=sys.stderr)
         return INCOMPLETE
+    _track(args, Path(args.out), comparison)
     incomplete = work.incomplete()
     for report in incomplete:
         print(coverage_line(report), file=sys.stderr)
@@ -74,10 +80,41 @@ def _execute(args: Args, request: RunRequest) -> int:
     return INCOMPLETE if incomplete else DONE
 
 
+def _track(args: Args, run: Path, comparison: Comparison) -> None:
+    """Log a run where that is asked for."""
+    if getattr(args, "track", None) is None:
+        return
+    from quantspectrum.artifacts import RunRecord, read_artifact
+    from quantspectrum.tracking import track
+
+    request = read_artifact(run / "run.json", RunRecord).request
+    print(f"MLflow run {track(run, comparison, request)}", file=sys.stderr)
+
+
 def compare(args: Args) -> int:
     """``quantspectrum compare``."""
     from quantspectrum.report import variants_text, write_report
+    from quantspectrum.tracking import check_tracker
 
+    check_tracker(args.track)
+    if args.other is not None:
+        return _compare_two(args)
+    if args.out is not None:
+        raise UserError("--out is for two runs; the report of one goes into its own directory")
     comparison = write_report(Path(args.run))
+    _track(args, Path(args.run), comparison)
     show(args, comparison, f"{variants_text(comparison)}\n\n{Path(args.run) / 'report.html'}")
+    return DONE
+
+
+def _compare_two(args: Args) -> int:
+    from quantspectrum.report.two_runs import write_two
+
+    if args.track is not None:
+        raise UserError("--track logs one run: compare each by itself with it")
+    if args.json:
+        raise UserError("--json prints the record of one run; two runs are compared in files")
+    out = Path(args.out) if args.out is not None else Path()
+    found = write_two(Path(args.run), Path(args.other), out)
+    print("\n".join([*found.sentences, "", str(out / "compare.html")]))
     return DONE

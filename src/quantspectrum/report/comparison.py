@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,11 +10,17 @@ from pydantic import Field
 
 from quantspectrum.artifacts import (
     Artifact,
+    BenchmarkResult,
     DecodeLatency,
     Evaluation,
+    Fidelity,
+    Flips,
     Kernel,
     ModelIdentity,
+    NoiseFloor,
+    PromptFidelity,
     Record,
+    YesNo,
 )
 from quantspectrum.report import pairs
 from quantspectrum.report.inputs import BASELINE, RunFiles, read_run
@@ -35,7 +42,10 @@ class ComparisonRow(Record):
         groups: Groups quantized.
         share: Share of the candidate groups that is quantized, from 0 to 1.
         ops: Ops quantized.
+        formats: Ops in each format.
+        rule: How the profile was chosen.
         predicted_damage: Sum of the quantized ops' scores.
+        predicted_bytes: Weight bytes of the whole model, as the spectrum predicts them.
         written: A checkpoint was written.
         evaluated: An evaluation was made.
         disk_bytes: Size of the checkpoint.
@@ -54,13 +64,28 @@ class ComparisonRow(Record):
         load_s: Seconds to load the checkpoint.
         kernel: ``emulated`` times say nothing of the speed of INT8.
         latency: Times, one entry per batch size.
+        weight_bytes: Bytes of the stored weights by type.
+        matmuls: Matrix products of one forward pass by operator and operand types.
+        peak_host_bytes: Most memory of the process.
+        peak_device_bytes: Most memory of the device.
+        fidelity: Statistics against the baseline over the same tokens, with their noise floors.
+        flips: Answers against the baseline's, with McNemar's test.
+        yes_no: Yes/no questions.
+        yes_no_flips: Their answers against the baseline's.
+        prompt_fidelity: Tokens of the prompts' answers against the baseline's.
+        benchmarks: Tasks of benchmark harnesses.
+        phases_s: What the time of the evaluation went to, in seconds.
+        guard: Whether it beats profiles of its size that the ranking did not choose.
     """
 
     profile: str
     groups: int | None = None
     share: float | None = None
     ops: int | None = None
+    formats: dict[str, int] = Field(default_factory=dict)
+    rule: str = ""
     predicted_damage: float | None = None
+    predicted_bytes: int | None = None
     written: bool = False
     evaluated: bool = False
     disk_bytes: int | None = None
@@ -79,6 +104,26 @@ class ComparisonRow(Record):
     load_s: float | None = None
     kernel: Kernel | None = None
     latency: tuple[DecodeLatency, ...] = ()
+    weight_bytes: dict[str, int] | None = None
+    matmuls: dict[str, int] | None = None
+    peak_host_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    fidelity: tuple[Fidelity, ...] = ()
+    flips: Flips | None = None
+    yes_no: YesNo | None = None
+    yes_no_flips: Flips | None = None
+    prompt_fidelity: PromptFidelity | None = None
+    benchmarks: tuple[BenchmarkResult, ...] = ()
+    phases_s: dict[str, float] | None = None
+    guard: str | None = None
+
+    def over(self, kind: str = "all") -> Fidelity | None:
+        """Its statistics over one kind of sample."""
+        return next((found for found in self.fidelity if found.kind == kind), None)
+
+    def bytes_known(self) -> int | None:
+        """Size of the checkpoint, or where there is none the weights' predicted size."""
+        return self.disk_bytes or self.predicted_bytes
 
 
 class Comparison(Artifact):
@@ -89,6 +134,7 @@ class Comparison(Artifact):
         lens: The lens whose scores the predicted damages are sums of; ``None`` without a spectrum.
         baseline: The unquantized model; ``None`` where it was not evaluated.
         rows: One per profile, the baseline not among them.
+        noise: The baseline against itself, computed another way.
     """
 
     KIND: ClassVar[str] = "comparison"
@@ -97,6 +143,7 @@ class Comparison(Artifact):
     lens: str | None = None
     baseline: ComparisonRow | None
     rows: tuple[ComparisonRow, ...]
+    noise: tuple[NoiseFloor, ...] = ()
 
 
 def compare_run(run_dir: Path) -> Comparison:
@@ -127,7 +174,8 @@ def compare(files: RunFiles) -> Comparison:
         )
     rows = tuple(_row(files, name, baseline_bytes) for name in files.profile_names())
     lens = files.spectrum.lens if files.spectrum is not None else None
-    return Comparison(model=_model(files), lens=lens, baseline=baseline, rows=rows)
+    noise = files.baseline.noise if files.baseline is not None else ()
+    return Comparison(model=_model(files), lens=lens, baseline=baseline, rows=rows, noise=noise)
 
 
 def _model(files: RunFiles) -> ModelIdentity | None:
@@ -159,7 +207,11 @@ def _row(files: RunFiles, name: str, baseline_bytes: int | None) -> ComparisonRo
         groups=profile.groups if profile else None,
         share=profile.share if profile else None,
         ops=len(profile.ops) if profile else None,
+        formats=dict(Counter(profile.ops.values())) if profile else {},
+        rule=profile.rule if profile else "",
         predicted_damage=profile.predicted_damage if profile else None,
+        predicted_bytes=profile.predicted_bytes if profile else None,
+        guard=files.measured.guard.verdict(name) if files.measured.guard else None,
         written=manifest is not None,
         disk_bytes=on_disk,
         ratio=on_disk / whole if on_disk is not None and whole else None,
@@ -182,6 +234,17 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
         "load_s": evaluation.resources.load_s,
         "kernel": evaluation.resources.kernel,
         "latency": evaluation.resources.latency,
+        "weight_bytes": evaluation.resources.weight_bytes,
+        "matmuls": evaluation.resources.matmuls,
+        "peak_host_bytes": evaluation.resources.peak_host_bytes,
+        "peak_device_bytes": evaluation.resources.peak_device_bytes,
+        "fidelity": evaluation.fidelity,
+        "flips": evaluation.flips,
+        "yes_no": evaluation.yes_no,
+        "yes_no_flips": evaluation.yes_no_flips,
+        "prompt_fidelity": evaluation.prompt_fidelity,
+        "benchmarks": evaluation.benchmarks,
+        "phases_s": evaluation.phases_s,
     }
 
 

@@ -93,6 +93,7 @@ def _bars(
         "textfont": {"size": 12, "color": MUTED},
         "constraintext": "none",
         "hoverinfo": "text",
+        "customdata": [op.name for op in shown],
         "hovertext": [
             _score_hover(op, report, ties.neighbours(place)) for place, op in enumerate(shown)
         ],
@@ -144,6 +145,7 @@ def heatmap_figure(grid: Grid, limits: tuple[float, float]) -> Figure:
         "ygap": 1,
         "hoverinfo": "text",
         "hovertext": _cell_hovers(grid),
+        "customdata": [list(row) for row in grid.names],
     }
     return figure(
         [{**shared, **_scored(grid, limits)}, {**shared, **_unscored(grid)}],

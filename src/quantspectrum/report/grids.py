@@ -28,6 +28,7 @@ class Grid:
             place (the experts of a mixture), the largest.
         estimated: Whether that score is an estimate.
         unscored: Whether an op was kept or skipped at ``[kind][block]``.
+        names: The op behind the score.
     """
 
     component: str
@@ -36,6 +37,7 @@ class Grid:
     scores: tuple[tuple[float | None, ...], ...]
     estimated: tuple[tuple[bool, ...], ...]
     unscored: tuple[tuple[bool, ...], ...]
+    names: tuple[tuple[str | None, ...], ...] = ()
 
 
 def grids(report: SensitivityReport) -> list[Grid]:
@@ -66,6 +68,7 @@ def _grid(
         blocks=tuple(blocks),
         kinds=tuple(names[kind] for kind in kinds),
         scores=tuple(tuple(op.score if op else None for op in row) for row in found),
+        names=tuple(tuple(op.name if op else None for op in row) for row in found),
         estimated=tuple(tuple(bool(op and op.kind == "estimated") for op in row) for row in found),
         unscored=tuple(
             tuple((kind, block) in notes and (kind, block) not in cells for block in blocks)

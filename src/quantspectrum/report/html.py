@@ -18,14 +18,16 @@ from plotly.offline import get_plotlyjs
 
 from quantspectrum.report import prose, provenance, variants
 from quantspectrum.report.comparison import Comparison
+from quantspectrum.report.further import NO_CHECKS, agreement_view, check_views
 from quantspectrum.report.inputs import RunFiles
+from quantspectrum.report.op_pages import histograms_note, op_ids, op_pages
 from quantspectrum.report.overview import overview_table
 from quantspectrum.report.prompts import prompt_blocks
 from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.theme import DARK
 from quantspectrum.report.views import ROWS_FIRST, coverage_views, lens_views, tradeoff_view
 
-__all__ = ["render_html"]
+__all__ = ["page_parts", "render_html", "script_json", "template"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -33,15 +35,25 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def render_html(files: RunFiles, comparison: Comparison) -> str:
     """Render the whole page; the same records give the same bytes."""
     tradeoff, lenses = tradeoff_view(comparison), lens_views(files)
-    views = [tradeoff, *(view for lens in lenses for view in lens.figures)]
-    library, script = get_plotlyjs(), (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    return _template().render(
-        policy=_policy(library, script),
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        library=Markup(library),
-        script=Markup(script),
-        figures=_json({"dark": DARK, "figures": {v.id: v.figure for v in views if v.figure}}),
+    places = op_ids(files)
+    agreement, checked = agreement_view(files), check_views(files)
+    views = [tradeoff, *(view for lens in lenses for view in lens.figures), agreement, *checked]
+    return template("report.html.j2").render(
+        **page_parts(),
+        figures=script_json(
+            {
+                "dark": DARK,
+                "places": places,
+                "ops": op_pages(files),
+                "figures": {v.id: v.figure for v in views if v.figure},
+            }
+        ),
         max_rows=ROWS_FIRST,
+        op_ids=places,
+        agreement=agreement,
+        checked=checked,
+        no_checks=NO_CHECKS if files.measured.guard is None else "",
+        histograms_note=histograms_note(files),
         title=prose.title(comparison),
         model=prose.model_sentence(comparison),
         recommendation=recommend(comparison),
@@ -66,7 +78,19 @@ def render_html(files: RunFiles, comparison: Comparison) -> str:
     )
 
 
-def _template() -> Template:
+def page_parts() -> dict[str, Any]:
+    """What every page carries: policy, style, Plotly and the script."""
+    library, script = get_plotlyjs(), (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return {
+        "policy": policy(library, script),
+        "style": Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "library": Markup(library),
+        "script": Markup(script),
+    }
+
+
+def template(name: str) -> Template:
+    """A template that escapes every text, and fails on what it is not given."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -75,10 +99,10 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
     """Content security policy: nothing but these scripts, inline styles and data: pictures."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -90,7 +114,7 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _json(value: Any) -> Markup:
+def script_json(value: Any) -> Markup:
     """JSON that may stand inside ``<script>``: no tag, comment or line separator can end it."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantspectrum.artifacts import (
+    Agreement,
     Evaluation,
+    Histograms,
     Manifest,
     Profile,
     RunRecord,
@@ -15,6 +17,7 @@ from quantspectrum.artifacts import (
     read_artifact,
     sha256_file,
 )
+from quantspectrum.report.measured import Measured, read_measured
 
 __all__ = ["BASELINE", "RunFiles", "read_run"]
 
@@ -34,6 +37,10 @@ class RunFiles:
         spectrum: The profiles.
         manifests: Written variants by profile name.
         evaluations: Evaluated variants by profile name.
+        hashes: SHA-256 of each sensitivity report's file.
+        histograms: Weights and inputs of the ops.
+        agreement: How far the lenses agree, as ``quantspectrum agree`` wrote it.
+        measured: What was measured of profiles and rankings without a checkpoint.
     """
 
     run: RunRecord
@@ -43,6 +50,10 @@ class RunFiles:
     spectrum: Spectrum | None
     manifests: dict[str, Manifest]
     evaluations: dict[str, Evaluation]
+    hashes: dict[str, str] = field(default_factory=dict)
+    histograms: Histograms | None = None
+    agreement: Agreement | None = None
+    measured: Measured = field(default_factory=Measured)
 
     def spectrum_of(self, report: str) -> Spectrum | None:
         """The spectrum, where it was made from that report."""
@@ -65,13 +76,13 @@ class RunFiles:
         empty -= set(self.manifests) | set(self.evaluations)
         return [name for name in names if name != BASELINE and name not in empty]
 
-    def _aggression(self, name: str) -> tuple[float, int]:
-        """Share quantized where it is known, then how small the checkpoint is."""
+    def _aggression(self, name: str) -> tuple[float, float]:
+        """How small it is, largest first, then the share quantized; what is not known comes last."""
         profile, evaluation = self.profile(name), self.evaluations.get(name)
-        return (
-            profile.share if profile else float("inf"),
-            -evaluation.resources.disk_bytes if evaluation else 0,
-        )
+        manifest = self.manifests.get(name)
+        size = evaluation.resources.disk_bytes if evaluation else None
+        size = size or (manifest.total_bytes if manifest else None)
+        return -size if size else 1.0, profile.share if profile else float("inf")
 
 
 def read_run(run_dir: Path) -> RunFiles:
@@ -85,10 +96,11 @@ def read_run(run_dir: Path) -> RunFiles:
     spectrum_path = run_dir / "spectrum.json"
     spectrum = read_artifact(spectrum_path, Spectrum) if spectrum_path.exists() else None
     paths = {_name(path): path for path in sorted((run_dir / "sensitivity").glob("*.json"))}
+    hashes = {name: sha256_file(path) for name, path in paths.items()}
     source = None
     if spectrum is not None:
-        made_from = spectrum.report_sha256
-        source = next((n for n, path in paths.items() if sha256_file(path) == made_from), None)
+        source = next((n for n, found in hashes.items() if found == spectrum.report_sha256), None)
+    histograms, agreement = run_dir / "histograms.json", run_dir / "agreement.json"
     reports = {name: read_artifact(path, SensitivityReport) for name, path in paths.items()}
     order = sorted(reports, key=lambda name: (name != source, _asked(run, reports[name]), name))
     return RunFiles(
@@ -105,6 +117,10 @@ def read_run(run_dir: Path) -> RunFiles:
             path.stem: read_artifact(path, Evaluation)
             for path in sorted((run_dir / "evaluations").glob("*.json"))
         },
+        hashes=hashes,
+        histograms=read_artifact(histograms, Histograms) if histograms.exists() else None,
+        agreement=read_artifact(agreement, Agreement) if agreement.exists() else None,
+        measured=read_measured(run_dir),
     )
 
 

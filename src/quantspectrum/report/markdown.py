@@ -9,6 +9,7 @@ from quantspectrum.artifacts import SensitivityReport
 from quantspectrum.report import coverage, damage, prose, provenance, ranking, rescored, variants
 from quantspectrum.report.comparison import Comparison
 from quantspectrum.report.engine import engine_table
+from quantspectrum.report.further import NO_CHECKS, agreement_view, check_views
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import plural
 from quantspectrum.report.overview import overview_table
@@ -77,10 +78,12 @@ def render_markdown(files: RunFiles, comparison: Comparison) -> str:
         inert(prose.model_sentence(comparison)),
         f"**{inert(recommend(comparison))}**",
         *(f"> **Warning.** {inert(said)}" for said in prose.warnings(files)),
-        "## Variants",
-        *_variants(comparison),
         "## Sensitivity",
         *_sensitivity(files),
+        "## Agreement and checks",
+        *_checks(files),
+        "## Variants",
+        *_variants(comparison),
         "## Prompts",
         *_prompts(prompt_blocks(files)),
         "## Origin",
@@ -91,6 +94,20 @@ def render_markdown(files: RunFiles, comparison: Comparison) -> str:
         folded("Records", markdown_table(provenance.provenance_table(files))),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _checks(files: RunFiles) -> Iterable[str]:
+    """Agreement of the lenses, and whether the ranking earned its profiles."""
+    agreement = agreement_view(files)
+    for view in (agreement, *check_views(files)):
+        yield f"### {view.title}"
+        if view.caption and view is not agreement:
+            yield inert(view.caption)
+        if view.figure is None:
+            yield inert(view.missing)
+        yield from (markdown_table(table) for table in view.tables)
+    if files.measured.guard is None:
+        yield NO_CHECKS
 
 
 def _variants(comparison: Comparison) -> Iterable[str]:

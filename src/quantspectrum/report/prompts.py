@@ -30,11 +30,17 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One model's answer; ``changed`` is ``None`` where there is nothing to compare it with."""
+    """One model's answer.
+
+    Attributes:
+        changed: ``None`` where there is nothing to compare it with.
+        departs: Where its tokens leave the baseline's and how much stays, where that is known.
+    """
 
     label: str
     pieces: tuple[Piece, ...]
     changed: bool | None
+    departs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +110,19 @@ def _answers(results: dict[str, PromptResult]) -> tuple[Answer, ...]:
         else:
             pieces = compare_words(before.output, result.output)
             changed = before.output != result.output
-            answers.append(Answer(label=label, pieces=pieces, changed=changed))
+            answers.append(
+                Answer(label=label, pieces=pieces, changed=changed, departs=_departs(result))
+            )
     return tuple(answers)
+
+
+def _departs(result: PromptResult) -> str:
+    if result.departs_at is None:
+        return ""
+    said = f"departs at token {result.departs_at + 1}"
+    if result.similarity is not None:
+        said += f", similarity {result.similarity:.2f}"
+    return said
 
 
 def compare_words(before: str, after: str) -> tuple[Piece, ...]:

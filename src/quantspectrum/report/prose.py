@@ -49,7 +49,12 @@ NO_PROMPTS = "No evaluation of this run has prompts, so no answers can be shown.
 def warnings(files: RunFiles) -> list[str]:
     """What a reader must know before anything else: partial rankings, and stages not done."""
     partial = partial_sentence(files.reports)
-    return [*([partial] if partial else []), *failures(files.run)]
+    said = [partial] if partial else []
+    if files.spectrum is not None and files.spectrum.edited:
+        said.append(
+            "The spectrum was edited by hand; the figures of its profiles were computed again."
+        )
+    return [*said, *failures(files.run)]
 
 
 def title(comparison: Comparison) -> str:
@@ -68,7 +73,19 @@ def model_sentence(comparison: Comparison) -> str:
 
 
 def tradeoff_caption(comparison: Comparison) -> str:
-    """How to read the trade-off, and why it shows what it shows."""
+    """How to read the trade-off, why it shows what it shows, and what the floor is."""
+    said = _tradeoff_caption(comparison)
+    if any(row.fidelity and row.fidelity[0].loss.floor is not None for row in comparison.rows):
+        return (
+            f"{said} The dotted line is the noise floor, the baseline's distance from itself: what "
+            "lies below it is not known to be quantization."
+        )
+    if comparison.rows:
+        return f"{said} No noise floor was measured."
+    return said
+
+
+def _tradeoff_caption(comparison: Comparison) -> str:
     if shows_divergence(comparison):
         return (
             "KL divergence from the baseline's predictions, with its 95 % interval, on a "
@@ -157,7 +174,10 @@ def damage_caption(report: SensitivityReport, spectrum: Spectrum | None) -> str:
         said += f" {plural(report.coverage.estimated, 'score')} of it are estimates."
     if spectrum is None:
         return said + " No spectrum was made from this report, so no profile is marked."
-    return said + " Marks are where the profiles cut."
+    return (
+        said + " Marks are the profiles: those on the curve cut the ranking, those beside it chose "
+        "their groups or formats by another rule."
+    )
 
 
 def grid_notes(report: SensitivityReport, drawn: list[str]) -> list[str]:

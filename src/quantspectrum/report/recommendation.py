@@ -22,17 +22,18 @@ def within_tolerance(difference: LossDifference | None) -> bool:
 
 
 def recommended(comparison: Comparison) -> ComparisonRow | None:
-    """Return the most aggressive profile within tolerance, or ``None``."""
+    """Return the smallest profile within tolerance, or ``None``."""
     fitting = [row for row in comparison.rows if within_tolerance(row.paired)]
-    # Rows come in the spectrum's order, so the later of two alike is the more aggressive.
+    # Rows come in the spectrum's order: of two alike the later is the more aggressive.
     return max(reversed(fitting), key=_aggression, default=None)
 
 
 def _aggression(row: ComparisonRow) -> tuple[float, float]:
-    """Share quantized, then how small the checkpoint is."""
+    """How small it is, then the share quantized: a share says little of profiles of many formats."""
+    known = row.bytes_known()
     return (
+        -known if known is not None else float("-inf"),
         row.share if row.share is not None else -1.0,
-        -row.disk_bytes if row.disk_bytes is not None else float("-inf"),
     )
 
 
@@ -67,7 +68,8 @@ def recommend(comparison: Comparison) -> str:
 def _gain(row: ComparisonRow) -> str:
     said = []
     if row.share is not None:
-        said.append(f"{percent(row.share)} of the groups quantized")
+        formats = f" to {', '.join(sorted(row.formats))}" if len(row.formats) > 1 else ""
+        said.append(f"{percent(row.share)} of the groups quantized{formats}")
     if row.disk_bytes is not None:
         said.append(size(row.disk_bytes))
     if row.ratio is not None:
@@ -82,21 +84,24 @@ def _cost(row: ComparisonRow) -> str:
     assert paired.high is not None
     loss = paired.baseline
     interval = f"{relative(paired.low, loss)} to {relative(paired.high, loss)}"
-    said = (
-        f"its loss changes by {relative(paired.value, loss)} (95 % interval {interval}, "
-        f"{plural(paired.n, 'sample')})"
-    )
+    change = relative(paired.value, loss)
+    said = f"its loss changes by {change} (95 % interval {interval}, {plural(paired.n, 'sample')})"
+    if not paired.differs:
+        said = (
+            f"its loss cannot be told from the baseline's ({change}, 95 % interval {interval}, "
+            f"{plural(paired.n, 'sample')})"
+        )
     accuracy = row.paired_accuracy
     if accuracy is not None:
         error = f" ± {100 * accuracy.stderr:.1f}" if accuracy.stderr is not None else ""
-        said += f" and its accuracy by {signed_points(accuracy.value)}{error} points"
+        said += f"; its accuracy changes by {signed_points(accuracy.value)}{error} points"
     return said
 
 
 def _rule(comparison: Comparison) -> str:
     missing = [row.profile for row in comparison.rows if row.paired is None]
     said = (
-        "it is the most aggressive profile whose upper 95 % bound of the loss increase is within "
+        "it is the smallest profile whose upper 95 % bound of the loss increase is within "
         f"{_PERCENT} of the baseline's loss"
     )
     return said + (f" (not evaluated: {', '.join(missing)})" if missing else "")
@@ -109,8 +114,20 @@ def _caveat(row: ComparisonRow) -> str:
         f"{signed(paired.high, paired.stderr)} nats per token"
         for kind, paired in row.by_kind.items()
         if paired.high is not None and not within_tolerance(paired)
+        if not _is_noise(row, kind, paired)
     ]
     accuracy = row.paired_accuracy
     if accuracy is not None and accuracy.high is not None and accuracy.high < 0:
         over.append("the accuracy drop is larger than chance and should be weighed too")
+    if row.guard is not None and row.guard.startswith("NOT"):
+        over.append("profiles of its size that the ranking did not choose do as well")
     return f"; {' and '.join(over)}" if over else ""
+
+
+def _is_noise(row: ComparisonRow, kind: str, paired: LossDifference) -> bool:
+    """Whether all of the interval lies within the baseline's distance from itself."""
+    found = row.over(kind)
+    floor = found.loss.floor if found is not None else None
+    if floor is None or paired.low is None or paired.high is None:
+        return False
+    return max(abs(paired.low), abs(paired.high)) <= abs(floor)

@@ -96,13 +96,19 @@ def tradeoff_figure(comparison: Comparison) -> Figure | None:
     points = _points(comparison)
     if not points:
         return None
-    quality = _divergence_axis(points) if shows_divergence(comparison) else _loss_axis(points)
+    floor = _floor(points, divergence=shows_divergence(comparison))
+    quality = (
+        _divergence_axis(points, floor) if shows_divergence(comparison) else _loss_axis(points)
+    )
     whole = comparison.baseline.disk_bytes if comparison.baseline else None
     largest = max([point.disk_bytes for point in points] + ([whole] if whole else []))
     scale, unit = (1e9, "GB") if largest >= 1e9 else (1e6, "MB")
     at = [point.disk_bytes / scale for point in points]
     data = [_variant_points(points, at, quality, recommended(comparison))]
     lines, texts = quality.levels
+    if floor:
+        lines = (*lines, _level(floor, MUTED, "1px,3px"))
+        texts = (*texts, _level_text(quality.text_at(floor), "noise floor", MUTED, right=True))
     names = [
         _name(x, quality.text_at(point.drawn.value), point.row.profile)
         for x, point in zip(at, points, strict=True)
@@ -122,6 +128,18 @@ def tradeoff_figure(comparison: Comparison) -> Figure | None:
         shapes=list(lines),
         annotations=[*texts, *names],
     )
+
+
+def _floor(points: list[_Point], *, divergence: bool) -> float | None:
+    """The furthest that the baseline is from itself, in the measure drawn; ``None`` if not known."""
+    found = [
+        abs(figure_.floor)
+        for point in points
+        if (whole := point.row.over()) is not None
+        for figure_ in ((whole.kl_mean if divergence else whole.loss),)
+        if figure_.floor is not None
+    ]
+    return max(found, default=None)
 
 
 def _points(comparison: Comparison) -> list[_Point]:
@@ -149,9 +167,10 @@ def _loss_axis(points: list[_Point]) -> _Quality:
     )
 
 
-def _divergence_axis(points: list[_Point]) -> _Quality:
+def _divergence_axis(points: list[_Point], noise: float | None) -> _Quality:
     """Logarithmic, as profiles lie decades apart; what is 0 stands at its foot."""
     positive = [v for p in points for v in (p.low, p.drawn.value, p.high) if v > 0] or [1.0]
+    positive += [noise] if noise else []
     # A divergence below this is rounding, and would push all others to the top.
     bottom = max(math.floor(math.log10(min(positive))), -12)
     top = max(math.log10(max(positive)), bottom + 1)
@@ -278,15 +297,17 @@ def _level(y: float, color: str, dash: str = "solid") -> dict[str, Any]:
     }
 
 
-def _level_text(y: float) -> dict[str, Any]:
-    """Text at the left end of the line, where the axis leaves room before the first point."""
+def _level_text(
+    y: float, text: str = f"+{percent(TOLERANCE)}", color: str = ACCENT, *, right: bool = False
+) -> dict[str, Any]:
+    """Text at an end of the line; on the left, the axis leaves room before the first point."""
     return {
         "xref": "paper",
-        "x": 0,
-        "xanchor": "left",
+        "x": 1 if right else 0,
+        "xanchor": "right" if right else "left",
         "yanchor": "bottom",
         "y": y,
-        "text": f"+{percent(TOLERANCE)}",
+        "text": text,
         "showarrow": False,
-        "font": {"size": 12, "color": ACCENT},
+        "font": {"size": 12, "color": color},
     }

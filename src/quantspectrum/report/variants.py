@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from quantspectrum.report.comparison import Comparison, ComparisonRow
+from quantspectrum.report.fidelity import fidelity_tables
 from quantspectrum.report.numbers import (
     ABSENT,
     count,
-    duration,
     number,
     percent,
     plural,
@@ -14,12 +14,20 @@ from quantspectrum.report.numbers import (
     score,
     signed,
     signed_points,
-    size,
     with_error,
 )
 from quantspectrum.report.pairs import AccuracyDifference, LossDifference
-from quantspectrum.report.quantities import with_unit
 from quantspectrum.report.recommendation import within_tolerance
+from quantspectrum.report.resources import (
+    EMULATED,
+    LATENCY,
+    all_rows,
+    latency_table,
+    matmuls_table,
+    memory_table,
+    size_table,
+    state_of,
+)
 from quantspectrum.report.tables import Table, columns
 
 __all__ = [
@@ -34,21 +42,22 @@ __all__ = [
     "variant_tables",
 ]
 
-EMULATED = "emulated INT8: not a speed measurement"
-
-LATENCY = "Latency"
-"""Heading of the table whose times may be emulated."""
+DISTANCE = "Distance from the baseline's predictions"
+"""Heading of the table of older evaluations."""
 
 
 def variant_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
     """Every table about the variants under its heading; those with nothing to say are left out."""
     found = (
+        ("Profiles", size_table(comparison)),
         ("Loss", loss_table(comparison)),
-        ("Distance from the baseline's predictions", divergence_table(comparison)),
         ("Loss by kind of sample", kinds_table(comparison)),
         ("Answers", answers_table(comparison)),
-        ("Size", size_table(comparison)),
+        (DISTANCE, divergence_table(comparison)),
+        *fidelity_tables(comparison),
+        ("Stored bytes and memory", memory_table(comparison)),
         (LATENCY, latency_table(comparison)),
+        ("Matrix products of a forward pass", matmuls_table(comparison)),
     )
     return tuple((heading, table) for heading, table in found if table is not None and table.rows)
 
@@ -58,20 +67,20 @@ def loss_table(comparison: Comparison) -> Table:
     rows = tuple(
         (
             row.profile,
-            with_error(row.loss, row.loss_stderr) if row.evaluated else _state(row),
-            *_loss_cells(row.paired),
+            with_error(row.loss, row.loss_stderr) if row.evaluated else state_of(row),
+            *_loss_cells(row.paired, _loss_floor(row, "all")),
         )
-        for row in _rows(comparison)
+        for row in all_rows(comparison)
     )
     said = ["Loss per target token in nats; lower is better."]
-    first = next((row for row in _rows(comparison) if row.evaluated), None)
+    first = next((row for row in all_rows(comparison) if row.evaluated), None)
     if first is not None:
         said.append(
             f"n = {plural(first.samples or 0, 'sample')}, {plural(first.tokens or 0, 'token')}."
         )
     said.append(
         "± is one standard error, clustered by sample. Changes are paired, variant minus baseline "
-        "on the same samples."
+        "on the same samples; the floor is the change of the baseline against itself."
         if comparison.baseline
         else "The baseline was not evaluated, so no change can be given."
     )
@@ -84,18 +93,23 @@ def loss_table(comparison: Comparison) -> Table:
     )
 
 
-_LOSS_TITLES = ("Change", "95 % interval", "Relative", "Differs", "Upper bound ≤ 1 %")
+_LOSS_TITLES = ("Change", "95 % interval", "Floor", "Relative", "Differs", "Upper bound ≤ 1 %")
 
 
 def divergence_table(comparison: Comparison) -> Table | None:
-    """KL divergence of each variant from the baseline, where it was measured."""
-    found = [(row, row.divergence) for row in comparison.rows if row.divergence is not None]
+    """KL divergence by evaluations of schema 1, which have no statistics per token."""
+    found = [
+        (row, row.divergence)
+        for row in comparison.rows
+        if row.divergence is not None and not row.fidelity
+    ]
     if not found:
         return None
     return Table(
         caption="KL(baseline ‖ variant) of the next-token prediction, in nats per target token: 0 "
-        "where nothing changed. ± is one standard error, clustered by sample. Over the baseline's "
-        "64 likeliest tokens and all others as one, which is a lower bound.",
+        "where nothing changed. ± is one standard error, clustered by sample. Evaluations of an "
+        "older release: over the baseline's 64 likeliest tokens and all others as one, which is a "
+        "lower bound, and without a noise floor.",
         columns=columns(
             "Profile", "KL", "95 % interval", "Same likeliest token", text=("Profile",)
         ),
@@ -113,19 +127,27 @@ def divergence_table(comparison: Comparison) -> Table | None:
     )
 
 
-def _loss_cells(paired: LossDifference | None) -> tuple[str, ...]:
+def _loss_floor(row: ComparisonRow, kind: str) -> float | None:
+    found = row.over(kind)
+    return found.loss.floor if found is not None else None
+
+
+def _loss_cells(paired: LossDifference | None, noise: float | None) -> tuple[str, ...]:
     if paired is None:
-        return (ABSENT,) * 5
+        return (ABSENT,) * 6
+    floor = ABSENT if noise is None else signed(noise)
     change = signed(paired.value, paired.stderr)
     rate = relative(paired.value, paired.baseline)
     if paired.stderr is None or paired.low is None or paired.high is None:
-        return change, "unknown (one sample)", rate, "unknown", "unknown"
+        return change, "unknown (one sample)", floor, rate, "unknown", "unknown"
     interval = f"{signed(paired.low, paired.stderr)} to {signed(paired.high, paired.stderr)}"
     differs = "no"
     if paired.differs:
         differs = "yes, worse" if paired.value > 0 else "yes, better"
+        # Known not to be 0, and still no more than the baseline differs from itself.
+        differs += ", within the floor" if noise and abs(paired.value) <= abs(noise) else ""
     change = f"{change} ± {signed(paired.stderr, paired.stderr).removeprefix('+')}"
-    return change, interval, rate, differs, "yes" if within_tolerance(paired) else "no"
+    return change, interval, floor, rate, differs, "yes" if within_tolerance(paired) else "no"
 
 
 def kinds_table(comparison: Comparison) -> Table | None:
@@ -144,7 +166,13 @@ def kinds_table(comparison: Comparison) -> Table | None:
             text=("Profile", "Samples", "Differs", "Upper bound ≤ 1 %"),
         ),
         rows=tuple(
-            (row.profile, kind, count(d.n), number(d.baseline), *_loss_cells(d))
+            (
+                row.profile,
+                kind,
+                count(d.n),
+                number(d.baseline),
+                *_loss_cells(d, _loss_floor(row, kind)),
+            )
             for row, kind, d in found
         ),
     )
@@ -152,7 +180,7 @@ def kinds_table(comparison: Comparison) -> Table | None:
 
 def answers_table(comparison: Comparison) -> Table | None:
     """Accuracy, flipped answers and changed prompts; ``None`` where none was measured."""
-    rows = _rows(comparison)
+    rows = all_rows(comparison)
     if all(row.accuracy is None and row.prompts is None for row in rows):
         return None
     judged = next((row.paired_accuracy.n for row in rows if row.paired_accuracy), None)
@@ -206,92 +234,3 @@ def _flip_cells(paired: AccuracyDifference | None) -> tuple[str, ...]:
     if paired.differs:
         differs = "yes, better" if paired.value > 0 else "yes, worse"
     return change, differs, count(paired.lost), count(paired.won)
-
-
-def size_table(comparison: Comparison) -> Table:
-    """What each profile quantizes and how large its checkpoint is."""
-    rows = tuple(
-        (
-            row.profile,
-            count(row.groups),
-            percent(row.share) if row.share is not None else ABSENT,
-            count(row.ops),
-            size(row.disk_bytes),
-            f"{row.ratio:.3f}×" if row.ratio is not None else ABSENT,
-            score(row.predicted_damage),
-            _state(row) or "evaluated",
-        )
-        for row in _rows(comparison)
-    )
-    return Table(
-        caption=(
-            "Groups are ops that must share a format; the share is of the groups that may be "
-            "quantized. 1 GB is 10⁹ bytes. Predicted damage is the sum of the quantized ops' "
-            "scores."
-        ),
-        columns=columns(
-            "Profile",
-            "Groups quantized",
-            "Share",
-            "Ops",
-            "Checkpoint",
-            "Of the baseline",
-            with_unit("Predicted damage", comparison.lens or ""),
-            "State",
-            text=("Profile", "State"),
-        ),
-        rows=rows,
-    )
-
-
-def latency_table(comparison: Comparison) -> Table | None:
-    """Times per batch size; ``None`` where none was measured."""
-    rows = [
-        (
-            row.profile,
-            count(entry.batch_size),
-            count(entry.prompt_tokens),
-            count(entry.new_tokens),
-            count(entry.repeats),
-            _time(entry.prefill_ms, row),
-            _time(entry.per_token_ms, row),
-            duration(row.load_s),
-            EMULATED if row.kernel == "emulated" else row.kernel or ABSENT,
-        )
-        for row in _rows(comparison)
-        for entry in row.latency
-    ]
-    if not rows:
-        return None
-    return Table(
-        caption="Medians over the repeats, after a warm-up.",
-        columns=columns(
-            "Profile",
-            "Batch",
-            "Prompt tokens",
-            "New tokens",
-            "Repeats",
-            "Prefill (ms)",
-            "Per token (ms)",
-            "Load",
-            "Kernel",
-            text=("Profile", "Kernel"),
-        ),
-        rows=tuple(rows),
-    )
-
-
-def _time(milliseconds: float, row: ComparisonRow) -> str:
-    mark = " (emulated)" if row.kernel == "emulated" else ""
-    return f"{milliseconds:,.{1 if milliseconds >= 10 else 2}f}{mark}"
-
-
-def _rows(comparison: Comparison) -> list[ComparisonRow]:
-    return [row for row in (comparison.baseline, *comparison.rows) if row is not None]
-
-
-def _state(row: ComparisonRow) -> str:
-    """Words for a profile that has not been evaluated; empty for one that has."""
-    if row.evaluated:
-        return ""
-    return "not evaluated" if row.written else "not written"

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { dark, figures } = JSON.parse(document.getElementById("figures").textContent);
+  const { dark, places, ops, figures } = JSON.parse(document.getElementById("figures").textContent);
   const night = window.matchMedia("(prefers-color-scheme: dark)");
   const widths = new Map();
   let printing = false;
@@ -38,7 +38,120 @@
     turnCrowded(layout, width);
     widths.set(id, plot.clientWidth);
     Plotly.react(plot, data, { ...layout, width }, { displayModeBar: false });
+    if (plot.dataset.linked) return;
+    plot.dataset.linked = "yes";
+    // A bar or a square of the ranking or a heatmap leads to its op.
+    plot.on("plotly_click", ({ points }) => {
+      const name = points[0]?.customdata;
+      if (typeof name === "string" && Object.hasOwn(places, name)) location.hash = places[name];
+    });
   }
+
+  // Every text of an op is set as text: names from a checkpoint are never read as markup.
+  function make(tag, text, ...parts) {
+    const made = document.createElement(tag);
+    if (text !== null) made.textContent = text;
+    made.append(...parts);
+    return made;
+  }
+
+  function link(name) {
+    const made = make("a", name);
+    if (Object.hasOwn(places, name)) made.href = `#${places[name]}`;
+    return made;
+  }
+
+  function drawBins({ title, first, shares, says }) {
+    const space = "http://www.w3.org/2000/svg";
+    const svg = document.createElementNS(space, "svg");
+    const most = Math.max(...shares, 1e-9);
+    const step = 480 / Math.max(shares.length, 12);
+    const power = (i) => `2^${ops.lowest + first + i}`.replace("-", "−");
+    const bars = document.createElementNS(space, "path");
+    bars.setAttribute("d", shares.map((share, i) => share > 0
+      ? `M${i * step + 1} 72v${-72 * share / most}h${step - 2}V72z` : "").join(""));
+    svg.append(bars);
+    const every = Math.max(1, Math.ceil(shares.length / 8));
+    for (let i = 0; i < shares.length; i += every) {
+      const text = document.createElementNS(space, "text");
+      text.setAttribute("x", i * step + 1);
+      text.setAttribute("y", 88);
+      text.textContent = power(i);
+      svg.append(text);
+    }
+    svg.setAttribute("viewBox", "0 0 480 92");
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", `${title}: ${says}`);
+    const numbers = shares.map((share, i) => `${power(i)} ${(100 * share).toFixed(2)} %`).join(", ");
+    const box = make("div", null, make("h4", title), svg, make("p", says),
+      make("details", null, make("summary", "Numbers"),
+        make("p", `Share of the values from each power of two up to its double: ${numbers}`)));
+    box.className = "histogram note";
+    return box;
+  }
+
+  function fill(body, op) {
+    const facts = make("dl", null);
+    const fact = (term, value) => facts.append(make("div", null, make("dt", term), value));
+    for (const [term, text] of op.facts) fact(term, make("dd", text));
+    if (op.group.length) {
+      const names = make("dd", null);
+      op.group.forEach((name, i) => names.append(i ? ", " : "", link(name)));
+      fact("Shares its format with", names);
+    }
+    body.append(facts);
+    if (op.scores.length) {
+      const row = (cells, tag) => make("tr", null, ...cells.map((cell) => make(tag, cell)));
+      const table = make("table", null, make("thead", null, row(ops.titles, "th")),
+        make("tbody", null, ...op.scores.map(([report, rank, ...cells]) => {
+          const [name, count] = ops.reports[report];
+          return row([name, `${rank} of ${count}`, ...cells], "td");
+        })));
+      const scroll = make("div", null, table);
+      scroll.className = "scroll";
+      scroll.tabIndex = 0;
+      body.append(scroll);
+    }
+    for (const [report, reason] of op.left) body.append(make("p", `${report}: ${reason}`));
+    body.append(...op.histograms.map(drawBins));
+  }
+
+  // The parts of the ops are made when first wanted: there may be many hundreds.
+  function listOps() {
+    const list = document.getElementById("op-list");
+    if (!list || list.childElementCount) return;
+    for (const op of ops.ops) {
+      const body = make("div", null);
+      body.id = places[op.name];
+      body.className = "op-body";
+      const part = make("details", null, make("summary", op.name), body);
+      part.className = "op";
+      part.addEventListener("toggle", () => { if (part.open && !body.childElementCount) fill(body, op); });
+      list.append(part);
+    }
+  }
+  document.getElementById("every-op")?.addEventListener("toggle", listOps);
+
+  // A link to an op opens every part that it is folded into.
+  function reveal() {
+    if (location.hash.startsWith("#op-")) listOps();
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let part = target; part; part = part.parentElement) {
+      if (part.tagName === "DETAILS") part.open = true;
+    }
+    // Again once the parts that opened have been drawn, as that moves what is below them.
+    for (const wait of [0, 150]) setTimeout(() => target.scrollIntoView({ behavior: "instant" }), wait);
+  }
+
+  const find = document.getElementById("find-op");
+  find?.addEventListener("input", () => {
+    const wanted = find.value.trim().toLowerCase();
+    const ops = [...document.querySelectorAll("details.op")];
+    for (const op of ops) op.hidden = !op.firstElementChild.textContent.toLowerCase().includes(wanted);
+    const shown = ops.filter((op) => !op.hidden).length;
+    document.getElementById("found-ops").textContent = wanted ? `${shown} of ${ops.length}` : "";
+  });
 
   // A figure inside a closed part has no width yet: it is drawn when the part opens.
   function drawFresh() {
@@ -50,6 +163,8 @@
 
   const redraw = () => [...widths.keys()].forEach(draw);
   drawFresh();
+  reveal();
+  window.addEventListener("hashchange", reveal);
   document.addEventListener("toggle", drawFresh, true);
   window.addEventListener("resize", drawFresh);
   night.addEventListener("change", redraw);
