@@ -335,6 +335,7 @@ class Run:
             profile,
             out,
             backend=self._request.backend,
+            data=self._request.data,
         )
 
     def _evaluate(self, profile: str) -> None:

@@ -79,6 +79,7 @@ from quantspectrum.artifacts.spectrum import (
     Spectrum,
     Treatment,
     Verification,
+    WriterNote,
 )
 
 __all__ = [
@@ -131,6 +132,7 @@ __all__ = [
     "StageState",
     "Treatment",
     "Verification",
+    "WriterNote",
     "YesNo",
     "YesNoScore",
     "read_artifact",

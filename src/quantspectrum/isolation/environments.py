@@ -58,6 +58,11 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             without_dependencies=("neural-compressor==3.7",),
         ),
         EnvironmentSpec(
+            name="inc-autoround",
+            serves="Intel Neural Compressor 3.10 with AutoRound: backend inc",
+            package="neural_compressor",
+        ),
+        EnvironmentSpec(
             name="modelopt",
             serves="NVIDIA ModelOpt: lenses modelopt:*, its PTQ and export",
             package="modelopt",
