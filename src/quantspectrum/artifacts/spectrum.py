@@ -265,8 +265,9 @@ class Verification(Record):
         predicted_bytes: Bytes of the tensors, as they were planned.
         tensor_bytes: Bytes of the tensors on disk.
         distances: Relative L2 to what else it was compared with: ``ours`` is the same profile with
-            this program's own rounding, ``unquantized`` the model it was made from, and
-            ``ours to unquantized`` the distance of these two.
+            this program's own rounding, ``unquantized`` the model it was made from,
+            ``ours to unquantized`` the distance of these two, and ``framework`` the framework's
+            own simulation (``framework to unquantized`` likewise).
     """
 
     compared: tuple[Literal["tensors", "logits"], ...] = ("logits",)

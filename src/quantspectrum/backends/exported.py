@@ -7,21 +7,23 @@ between (INC's AutoRound export of Qwen2.5-VL says ``model.layers`` for what tra
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from quantspectrum.backends.compressed_tensors import count_quantized
+from quantspectrum.backends import compressed_tensors
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded
 from quantspectrum.simulation import OpPlan
 
-__all__ = ["Exported", "adopt_codes", "check_bytes", "match_names", "stored_weights"]
+__all__ = ["Exported", "adopt", "check_bytes", "match_names", "predicted_bytes", "stored_weights"]
 
 
 def match_names(found: Mapping[str, object] | set[str], own: set[str]) -> dict[str, str]:
@@ -93,49 +95,88 @@ class Exported:
         return tensor
 
     def quantized(self) -> set[str]:
-        """Ops whose weight is stored as int8 codes."""
+        """Ops whose weight is stored as codes of 8 bits."""
         found = set()
         for mine, theirs in self._name.items():
             if mine.endswith(".weight"):
                 with safe_open(self._shard[theirs], framework="pt") as file:
-                    if file.get_slice(theirs).get_dtype() == "I8":
+                    if file.get_slice(theirs).get_dtype() in ("I8", "F8_E4M3"):
                         found.add(mine.removesuffix(".weight"))
         return found
 
 
-def adopt_codes(exported: Exported, plans: Mapping[str, OpPlan], directory: Path) -> float:
-    """Put an export's codes and scales into a checkpoint of the same ops that is ours.
+def adopt(
+    exported: Exported, loaded: Loaded, plans: Mapping[str, OpPlan], directory: Path
+) -> dict[str, float]:
+    """Write a checkpoint of the model with an export's codes and scales of the planned ops.
 
-    Everything else of the export must be what the checkpoint holds already.
+    It is laid out as those of backend ``compressed-tensors``. What else the export holds must be
+    what the model holds already.
 
     Returns:
-        Share of the output channels whose scale is negative.
+        ``negative_scales``: the share of output channels whose scale is negative.
 
     Raises:
         UserError: Other ops are quantized than planned, or another tensor was changed.
     """
     _check_ops(exported, plans)
+    compressed_tensors.write(loaded, {}, directory)
+    weight_map: dict[str, str] = {}
     negative = channels = 0
     for shard in sorted(directory.glob("*.safetensors")):
         tensors = load_file(shard)
-        for name, ours in tensors.items():
+        for name, ours in list(tensors.items()):
             op, _, leaf = name.rpartition(".")
-            if name not in exported.names:
-                raise UserError(f"the export lacks {name}; please report this fault")
-            theirs = exported.read(name)
-            if op in plans and leaf in ("weight", "weight_scale"):
-                theirs = theirs.reshape(ours.shape).to(ours.dtype).contiguous()
-                if leaf == "weight_scale":
-                    negative += int((theirs < 0).sum())
-                    channels += theirs.numel()
-                tensors[name] = theirs
-            elif not torch.equal(theirs.to(ours.dtype), ours):
+            if leaf == "weight" and op in plans:
+                scale = exported.read(f"{op}.weight_scale").float().reshape(-1, 1)
+                tensors[name], tensors[f"{op}.weight_scale"] = exported.read(name), scale
+                tensors |= _input_scale(op, plans[op])
+                negative += int((scale < 0).sum())
+                channels += scale.numel()
+            elif name in exported.names and not _same(exported.read(name), ours):
                 raise UserError(f"the framework changed {name}, which the profile keeps")
         partial = shard.with_suffix(".partial")
         save_file(tensors, partial, metadata={"format": "pt"})
         partial.replace(shard)
-    assert count_quantized(directory) == len(plans)
-    return negative / channels
+        weight_map |= dict.fromkeys(tensors, shard.name)
+    _write_json(directory / "config.json", quantization_config=_config(loaded, plans))
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        size = predicted_bytes(loaded, plans)
+        _write_json(index, metadata={"total_size": size}, weight_map=weight_map)
+    return {"negative_scales": negative / channels}
+
+
+def _input_scale(op: str, plan: OpPlan) -> dict[str, Tensor]:
+    act = plan.format.activation
+    if act is None or act.dynamic:
+        return {}
+    assert act.symmetric
+    return {f"{op}.input_scale": plan.input_qparams()[0].reshape(1)}
+
+
+def _same(theirs: Tensor, ours: Tensor) -> bool:
+    return torch.equal(theirs.to(ours.dtype), ours)
+
+
+def predicted_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
+    """Bytes of the tensors of such a checkpoint."""
+    return compressed_tensors.predicted_bytes(loaded, plans)
+
+
+def _config(loaded: Loaded, plans: Mapping[str, OpPlan]) -> dict[str, Any]:
+    config = compressed_tensors.quantization_config(loaded, plans)
+    fmt = next(iter(plans.values())).format
+    if fmt.weight.kind == "float":
+        config["format"] = "float-quantized"
+        for group in config["config_groups"].values():
+            group["weights"]["type"] = group["input_activations"]["type"] = "float"
+    return config
+
+
+def _write_json(path: Path, **changes: Any) -> None:
+    text = json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _check_ops(exported: Exported, plans: Mapping[str, OpPlan]) -> None:
@@ -184,11 +225,14 @@ def stored_weights(loaded: Loaded, plans: Mapping[str, OpPlan], directory: Path)
                 for op in plans:
                     if f"{op}.weight" not in names:
                         continue
-                    codes = file.get_tensor(f"{op}.weight").float()
-                    scale = _scale(directory, op).float()
                     parameter = loaded.model.get_parameter(f"{op}.weight")
                     kept[op] = parameter.data
-                    parameter.data = (codes * scale).to(parameter.device, parameter.dtype)
+                    # Loaders bring the scale to the weight's type before they multiply.
+                    codes, scale = (
+                        values.to(parameter.device, parameter.dtype)
+                        for values in (file.get_tensor(f"{op}.weight"), _scale(directory, op))
+                    )
+                    parameter.data = codes * scale
         yield
     finally:
         for op, data in kept.items():

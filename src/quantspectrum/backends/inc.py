@@ -16,7 +16,7 @@ from torch import nn
 
 from quantspectrum.artifacts import Verification, WriterNote
 from quantspectrum.backends import compressed_tensors
-from quantspectrum.backends.exported import Exported, adopt_codes, check_bytes, stored_weights
+from quantspectrum.backends.exported import Exported, adopt, check_bytes, stored_weights
 from quantspectrum.backends.isolated import Task, Written, ask_worker
 from quantspectrum.backends.probing import (
     distance,
@@ -123,15 +123,14 @@ def write(task: Task, directory: Path) -> Written:
         batches={"calibration": task.calibration if iters else probes[:1]},
     )
     export = Exported(task.directory / result["export"], loaded)
-    compressed_tensors.write(loaded, task.plans, directory)
-    negative = adopt_codes(export, task.plans, directory)
+    findings = adopt(export, loaded, task.plans, directory)
     check_bytes(directory, predicted_bytes(loaded, task.plans))
     return Written(
         verification=_verify(task, directory, rounded=not iters),
         note=WriterNote(
             name="Intel Neural Compressor, AutoRound",
             versions=result["versions"],
-            settings={**result["settings"], "negative_scales": negative},
+            settings=result["settings"] | findings,
             notes=(
                 "tensors and ignore are renamed to the modules' names; INC writes those of the "
                 "source checkpoint, under which transformers does not find the ops to ignore",
