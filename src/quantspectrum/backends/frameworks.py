@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from quantspectrum.artifacts import DataIdentity, Manifest, Spectrum, read_artifact, sha256_file
-from quantspectrum.backends import BACKENDS, inc, modelopt
+from quantspectrum.backends import BACKENDS, inc, modelopt, onnx
 from quantspectrum.backends.isolated import IsolatedBackend, quantize_isolated, read_options
 from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.splits import Splits, identity
@@ -15,7 +15,9 @@ from quantspectrum.models.loading import Loaded
 
 __all__ = ["ISOLATED", "check_backend", "isolated_named", "write_variant"]
 
-ISOLATED: Mapping[str, IsolatedBackend] = {backend.NAME: backend for backend in (inc, modelopt)}
+ISOLATED: Mapping[str, IsolatedBackend] = {
+    backend.NAME: backend for backend in (inc, modelopt, onnx)
+}
 
 
 def isolated_named(name: str) -> IsolatedBackend | None:

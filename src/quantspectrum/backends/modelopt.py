@@ -41,6 +41,7 @@ from quantspectrum.simulation import InputQuantizer, OpPlan
 __all__ = [
     "ENVIRONMENT",
     "LOADERS",
+    "MAX_APART",
     "NAME",
     "OPTIONS",
     "check",
@@ -53,6 +54,13 @@ NAME = "modelopt"
 ENVIRONMENT: str | None = "modelopt"
 LOADERS: tuple[str, ...] = ("transformers",)
 OPTIONS: Mapping[str, str] = {}
+
+MAX_APART = 1.5
+"""Largest accepted distance to ModelOpt's simulation, in distances of that to the unquantized model.
+
+Two independent roundings of one size are 1.41 apart; in float32 a hundredth is usual, and more of it the
+more codes fall on ties, as in bfloat16.
+"""
 
 _NUMBERS = {"w8a8-static": "int8", "fp8": "fp8"}
 
@@ -173,7 +181,7 @@ def _verify(
     framework, damage = distance(served, theirs), distance(logits_of(loaded, probes), theirs)
     # Single codes fall on either side of a tie, the more of them the coarser the numbers are.
     # A comparison with NaN is false, so that NaN fails here too.
-    if not (worst <= MAX_RELATIVE_L2 and framework < damage):
+    if not (worst <= MAX_RELATIVE_L2 and framework <= MAX_APART * damage):
         raise UserError(
             f"the variant loaded back differs from the simulated one by {worst:.2e} (relative L2, "
             f"bound {MAX_RELATIVE_L2:.0e}) and the simulated one from ModelOpt's by {framework:.2e}, "
