@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from quantspectrum.artifacts import DataIdentity, Manifest, Spectrum, read_artifact, sha256_file
-from quantspectrum.backends import BACKENDS, inc, modelopt, onnx
+from quantspectrum.backends import BACKENDS, inc, inc_static, modelopt, onnx
 from quantspectrum.backends.isolated import IsolatedBackend, quantize_isolated, read_options
 from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.splits import Splits, identity
@@ -16,7 +16,7 @@ from quantspectrum.models.loading import Loaded
 __all__ = ["ISOLATED", "check_backend", "isolated_named", "write_variant"]
 
 ISOLATED: Mapping[str, IsolatedBackend] = {
-    backend.NAME: backend for backend in (inc, modelopt, onnx)
+    backend.NAME: backend for backend in (inc, inc_static, modelopt, onnx)
 }
 
 
