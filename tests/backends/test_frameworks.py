@@ -142,7 +142,9 @@ def test_the_command_writes_a_variant_of_a_framework(
     loaded = cases.load_tiny("llama", tmp_path / "m")
     write_artifact(tmp_path / "s.json", cases.spectrum_of(loaded, "w8a8-static"))
     text = tmp_path / "t.txt"
-    text.write_text("\n\n".join(f"Line {n} of a text about nothing at all. " * 40 for n in range(60)))
+    text.write_text(
+        "\n\n".join(f"Line {n} of a text about nothing at all. " * 40 for n in range(60))
+    )
     done = main(
         [
             *("quantize", str(tmp_path / "m"), "--device", "cpu", "--quiet"),

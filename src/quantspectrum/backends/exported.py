@@ -139,7 +139,8 @@ def adopt(
         save_file(tensors, partial, metadata={"format": "pt"})
         partial.replace(shard)
         weight_map |= dict.fromkeys(tensors, shard.name)
-    _write_json(directory / "config.json", quantization_config=_config(loaded, plans))
+    config = compressed_tensors.quantization_config(loaded, plans)
+    _write_json(directory / "config.json", quantization_config=config)
     index = directory / "model.safetensors.index.json"
     if index.exists():
         size = predicted_bytes(loaded, plans)
@@ -164,16 +165,6 @@ def predicted_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
     return compressed_tensors.predicted_bytes(loaded, plans)
 
 
-def _config(loaded: Loaded, plans: Mapping[str, OpPlan]) -> dict[str, Any]:
-    config = compressed_tensors.quantization_config(loaded, plans)
-    fmt = next(iter(plans.values())).format
-    if fmt.weight.kind == "float":
-        config["format"] = "float-quantized"
-        for group in config["config_groups"].values():
-            group["weights"]["type"] = group["input_activations"]["type"] = "float"
-    return config
-
-
 def _write_json(path: Path, **changes: Any) -> None:
     text = json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
@@ -193,8 +184,8 @@ def _check_ops(exported: Exported, plans: Mapping[str, OpPlan]) -> None:
         )
 
 
-def check_bytes(directory: Path, predicted: int) -> None:
-    """Refuse a checkpoint whose tensors are not as large as was predicted.
+def check_bytes(directory: Path, predicted: int) -> int:
+    """Refuse a checkpoint whose tensors are not as large as was predicted; returns their bytes.
 
     Raises:
         UserError: They differ by more than 1 %.
@@ -209,6 +200,7 @@ def check_bytes(directory: Path, predicted: int) -> None:
             f"the variant's tensors have {found} bytes where {predicted} were predicted; "
             "this is a fault of the backend: please report it"
         )
+    return found
 
 
 @contextmanager

@@ -124,7 +124,6 @@ def write(task: Task, directory: Path) -> Written:
     )
     export = Exported(task.directory / result["export"], loaded)
     findings = adopt(export, loaded, task.plans, directory)
-    check_bytes(directory, predicted_bytes(loaded, task.plans))
     return Written(
         verification=_verify(task, directory, rounded=not iters),
         note=WriterNote(
@@ -162,11 +161,14 @@ def _verify(task: Task, directory: Path, *, rounded: bool) -> Verification:
             f"{MAX_RELATIVE_L2:.0e}) and from the unquantized model by {damage:.2e}, where our "
             f"rounding differs by {ours_damage:.2e}; it was not kept"
         )
+    predicted = predicted_bytes(loaded, plans)
     return Verification(
         relative_l2=worst,
         bound=MAX_RELATIVE_L2,
         loader="transformers",
         quantized_tensors=len(plans),
+        predicted_bytes=predicted,
+        tensor_bytes=check_bytes(directory, predicted),
         distances={
             "ours": distance(found, ours),
             "unquantized": damage,

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.quantization import QuantizationArgs, fake_quantize
-from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,7 +34,7 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.formats import PRESETS
 from quantspectrum.models.loading import Loaded
-from quantspectrum.simulation import InputQuantizer, OpPlan
+from quantspectrum.simulation import OpPlan
 
 __all__ = [
     "ENVIRONMENT",
@@ -115,7 +113,6 @@ def write(task: Task, directory: Path) -> Written:
     theirs = [found[f"probe.{index}"] for index in range(len(probes))]
     plans = _plans(task, found) if number == "int8" else dict(task.plans)
     adopt(Exported(task.directory / "export", loaded), loaded, plans, directory)
-    check_bytes(directory, predicted_bytes(loaded, plans))
     return Written(
         verification=_verify(loaded, plans, directory, probes, theirs), note=_note(result, number)
     )
@@ -154,18 +151,6 @@ def _plans(task: Task, found: Mapping[str, Tensor]) -> dict[str, OpPlan]:
     return plans
 
 
-def _loader_quantizer(plan: OpPlan) -> InputQuantizer:
-    if plan.format.weight.kind == "float":
-        return _fp8_quantizer(plan)
-    return compressed_tensors.loader_input_quantizer(plan)
-
-
-def _fp8_quantizer(_plan: OpPlan) -> InputQuantizer:
-    """Inputs as compressed-tensors emulates them, see ``compressed_tensors.loader_input_quantizer``."""
-    args = QuantizationArgs(num_bits=8, type="float", strategy="token", dynamic=True)
-    return lambda x: fake_quantize(x, *compute_dynamic_scales_and_zp(x, args, None), args)
-
-
 def _verify(
     loaded: Loaded,
     plans: Mapping[str, OpPlan],
@@ -175,7 +160,9 @@ def _verify(
 ) -> Verification:
     """Load it back and compare with its codes simulated; these, as engines run them, with ModelOpt."""
     with stored_weights(loaded, plans, directory):
-        expected = simulated_logits(loaded, plans, probes, _loader_quantizer, part="activation")
+        expected = simulated_logits(
+            loaded, plans, probes, compressed_tensors.loader_input_quantizer, part="activation"
+        )
         served = simulated_logits(loaded, plans, probes, part="activation")
     worst = distance(reloaded_logits(loaded, directory, probes), expected)
     framework, damage = distance(served, theirs), distance(logits_of(loaded, probes), theirs)
@@ -187,10 +174,13 @@ def _verify(
             f"bound {MAX_RELATIVE_L2:.0e}) and the simulated one from ModelOpt's by {framework:.2e}, "
             f"from which the unquantized model differs by {damage:.2e}; it was not kept"
         )
+    predicted = predicted_bytes(loaded, plans)
     return Verification(
         relative_l2=worst,
         bound=MAX_RELATIVE_L2,
         loader="transformers",
         quantized_tensors=len(plans),
+        predicted_bytes=predicted,
+        tensor_bytes=check_bytes(directory, predicted),
         distances={"framework": framework, "framework to unquantized": damage},
     )
