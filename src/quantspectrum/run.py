@@ -397,6 +397,7 @@ class Run:
             profile,
             out,
             backend=self._request.backend,
+            data=self._request.data,
         )
 
     def _evaluate(self, profile: str) -> None:

@@ -22,6 +22,7 @@ from quantspectrum.artifacts import (
     write_artifact,
     write_text,
 )
+from quantspectrum.backends.frameworks import isolated_named, write_variant
 from quantspectrum.backends.quantize import quantize_profile
 from quantspectrum.backends.treatment import TreatmentRequest, treat
 from quantspectrum.data.encode import encode_for
@@ -397,6 +398,8 @@ def quantize(
     treatment: TreatmentOptions | None = None,
     data: DataRequest | None = None,
     say: Callable[[str], None] | None = None,
+    options: Sequence[str] = (),
+    progress: Callable[[int], Callable[[], None]] | None = None,
 ) -> Manifest:
     """Write the variant of one profile to the directory ``out``.
 
@@ -407,9 +410,28 @@ def quantize(
         out: Directory to make.
         backend: What writes it.
         treatment: What llm-compressor does to the weights first.
-        data: Which samples it calibrates on.
+        data: Which samples it, or a framework's backend, calibrates on.
         say: Told that llm-compressor is at work.
+        options: ``NAME=VALUE`` settings of a framework's backend.
+        progress: Given the number of steps of such a backend, returns what is called after each.
     """
+    framework = isolated_named(backend)
+    if framework is not None:
+        data = data or DataRequest()
+        return write_variant(
+            _for_framework(source, backend, treatment),
+            spectrum_path,
+            profile,
+            out,
+            backend=framework,
+            options=options,
+            splits=data.splits,
+            max_length=data.max_length,
+            seed=data.seed,
+            progress=progress,
+        )
+    if options:
+        raise UserError(f"--backend-option is of frameworks' backends; {backend} has none")
     spectrum = read_artifact(spectrum_path, Spectrum)
     treated = None
     if treatment is not None and treatment.wanted:
@@ -431,6 +453,21 @@ def quantize(
         backend_name=backend,
         treated=treated,
     )
+
+
+def _for_framework(
+    source: Loaded | LazyModel, backend: str, treatment: TreatmentOptions | None
+) -> Loaded:
+    if treatment is not None and treatment.wanted:
+        raise UserError(
+            f"--transform and --algorithm are of backend compressed-tensors; leave them out for {backend}"
+        )
+    if isinstance(source, LazyModel):
+        raise UserError(
+            f"backend {backend} compares with the loaded model: leave out --stream, or use "
+            "compressed-tensors"
+        )
+    return source
 
 
 def _treatment_request(

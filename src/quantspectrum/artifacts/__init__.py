@@ -100,6 +100,7 @@ from quantspectrum.artifacts.spectrum import (
     Spectrum,
     Treatment,
     Verification,
+    WriterNote,
 )
 from quantspectrum.artifacts.truth import CurvePoint, GroupTruth, OrderTruth, Truth
 
@@ -174,6 +175,7 @@ __all__ = [
     "Truth",
     "Verdict",
     "Verification",
+    "WriterNote",
     "YesNo",
     "YesNoScore",
     "read_artifact",

@@ -32,6 +32,7 @@ __all__ = [
     "Spectrum",
     "Treatment",
     "Verification",
+    "WriterNote",
 ]
 
 
@@ -263,6 +264,10 @@ class Verification(Record):
         counts: The same by format.
         predicted_bytes: Bytes of the tensors, as they were planned.
         tensor_bytes: Bytes of the tensors on disk.
+        distances: Relative L2 to what else it was compared with: ``ours`` is the same profile with
+            this program's own rounding, ``unquantized`` the model it was made from,
+            ``ours to unquantized`` the distance of these two, and ``framework`` the framework's
+            own simulation (``framework to unquantized`` likewise).
     """
 
     compared: tuple[Literal["tensors", "logits"], ...] = ("logits",)
@@ -273,6 +278,7 @@ class Verification(Record):
     counts: dict[str, int] = Field(default_factory=dict)
     predicted_bytes: int | None = None
     tensor_bytes: int | None = None
+    distances: dict[str, float] = Field(default_factory=dict)
 
 
 class Treatment(Record):
@@ -299,6 +305,28 @@ class Treatment(Record):
     data: tuple[DataIdentity, ...] = ()
 
 
+class WriterNote(Record):
+    """How a variant that another framework wrote came to be.
+
+    Attributes:
+        name: The framework and what of it was used.
+        versions: Its version and those of what it computes with.
+        settings: What it was told, and what it chose itself.
+        notes: What was put right, and what readers must know.
+        loaders: What loads the variant.
+        seconds: Wall time of its process.
+        peak_bytes: Peak memory of its process.
+    """
+
+    name: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    loaders: tuple[str, ...]
+    seconds: float | None = None
+    peak_bytes: int | None = None
+
+
 class Manifest(Artifact):
     """What a variant consists of: which op has which format, the files and their bytes."""
 
@@ -315,3 +343,4 @@ class Manifest(Artifact):
     quantized_weight_bytes: int
     verification: Verification | None
     treatment: Treatment | None = None
+    writer: WriterNote | None = None

@@ -37,8 +37,10 @@ def demo(args: Args) -> int:
 
 def run(args: Args) -> int:
     """``quantspectrum run``."""
+    from quantspectrum.backends.frameworks import check_backend
     from quantspectrum.run import RunRequest
 
+    check_backend(args.backend, evaluated=True)
     request = RunRequest(
         **spec_fields(args),
         data=data_request(args),

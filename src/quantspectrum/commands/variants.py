@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from quantspectrum.artifacts import Evaluation, Figure
@@ -23,8 +24,10 @@ __all__ = ["evaluate", "evaluation_lines", "quantize"]
 def quantize(args: Args) -> int:
     """``quantspectrum quantize``."""
     from quantspectrum import stages
+    from quantspectrum.backends.frameworks import check_backend
 
     out = Path(args.out)
+    check_backend(args.backend)
     treatment = stages.TreatmentOptions(
         transform=args.transform, algorithm=args.algorithm, strength=args.smoothing
     )
@@ -38,6 +41,8 @@ def quantize(args: Args) -> int:
         treatment=treatment,
         data=data_request(args),
         say=reporter.say,
+        options=args.backend_option or (),
+        progress=partial(reporter.progress, f"quantize ({args.backend})"),
     )
     assert manifest.verification is not None
     found = manifest.verification.relative_l2

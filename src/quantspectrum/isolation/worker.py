@@ -86,7 +86,8 @@ def run_worker(
             stderr=stream,
             text=True,
             # What of this program is importable here must not be so there, and Ctrl-C is passed on below.
-            env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")},
+            env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+            | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
         code = _wait(process, stream, timeout, progress)
@@ -138,6 +139,8 @@ def _read(
                 progress(int(found[1]), int(found[2]))
         else:
             log.write(line)
+            # What is written to the same file elsewhere (stderr) keeps its order.
+            log.flush()
 
 
 def _last(log: Path) -> str:

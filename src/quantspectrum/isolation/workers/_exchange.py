@@ -14,7 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["progress", "read_request", "read_tensors", "usage", "versions", "write_result"]
+__all__ = [
+    "load_model",
+    "model_batches",
+    "progress",
+    "read_request",
+    "read_tensors",
+    "usage",
+    "versions",
+    "write_result",
+]
 
 _START = time.monotonic()
 
@@ -30,6 +39,33 @@ def read_tensors() -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return dict(load_file("tensors.safetensors"))
+
+
+def model_batches(split: str, count: int, tensors: dict[str, Any]) -> list[dict[str, Any]]:
+    """What ``model(**batch)`` takes, of every batch of a split."""
+    found = []
+    for index in range(count):
+        prefix = f"{split}.{index}.inputs."
+        found.append(
+            {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}
+        )
+    return found
+
+
+def load_model(request: dict[str, Any]) -> Any:
+    """The model of the request's directory, in its type, on the CPU, in evaluation mode."""
+    import torch
+    import transformers
+
+    cls = getattr(transformers, request["class"], None)
+    if cls is None:
+        raise RuntimeError(f"transformers {transformers.__version__} has no {request['class']}")
+    model = cls.from_pretrained(
+        request["model"],
+        dtype=getattr(torch, request["dtype"]),
+        trust_remote_code=request["trust_remote_code"],
+    )
+    return model.eval().requires_grad_(False)
 
 
 def progress(done: int, total: int) -> None:

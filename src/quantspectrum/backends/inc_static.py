@@ -1,0 +1,195 @@
+"""Backend ``inc-static``: INC 3.7's own static PTQ with the profile's fixed assignment.
+
+The numerics of INC's 2.x interface (uint8 per-tensor affine inputs and outputs, int8 per-channel
+weights, integer kernels on the CPU), saved as INC saves them: ``best_model.pt``, a pickle. It is
+unpickled in INC's own environment alone, never in this process, and only :func:`saved_logits`
+runs it; no serving engine does.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from quantspectrum.artifacts import Verification, WriterNote
+from quantspectrum.backends import compressed_tensors
+from quantspectrum.backends.isolated import Task, Written, ask_worker
+from quantspectrum.backends.probing import distance, logits_of, probe_batches, simulated_logits
+from quantspectrum.data.encode import Batch
+from quantspectrum.errors import UserError
+from quantspectrum.formats import PRESETS
+from quantspectrum.models.loading import Loaded
+from quantspectrum.sensitivity.calibration import observe_op_ranges
+from quantspectrum.simulation import OpPlan
+
+__all__ = [
+    "ENVIRONMENT",
+    "LOADERS",
+    "NAME",
+    "OPTIONS",
+    "check",
+    "needs_calibration",
+    "predicted_bytes",
+    "saved_logits",
+    "write",
+]
+
+NAME = "inc-static"
+ENVIRONMENT: str | None = "inc"
+LOADERS: tuple[str, ...] = ("INC 3.7 in its environment",)
+OPTIONS: Mapping[str, str] = {}
+
+FORMATS = ("inc", "inc-reduce-range")
+
+
+def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
+    """Refuse what INC 3.7's static PTQ does not do.
+
+    Raises:
+        UserError: The model is no plain text model, an op is not a Linear, the format is another,
+            or the model is not in float32.
+    """
+    if loaded.task != "causal-lm":
+        raise UserError(
+            f"backend {NAME} writes text language models; use --backend inc, whose checkpoints "
+            "also hold models that see pictures"
+        )
+    if loaded.identity.dtype != "float32":
+        raise UserError(f"INC 3.7's integer kernels take float32: give --dtype float32 to {NAME}")
+    for name, plan in plans.items():
+        if not isinstance(loaded.model.get_submodule(name), nn.Linear):
+            raise UserError(f"op {name} is not a Linear: leave it out of the profile")
+        if plan.format.name not in FORMATS or plan.format != PRESETS[plan.format.name]:
+            raise UserError(
+                f"backend {NAME} writes formats {' and '.join(FORMATS)}, and the profile gives {name} "
+                f"{plan.format.name}; make the spectrum with --format inc, or use --backend inc"
+            )
+    if len({plan.format.name for plan in plans.values()}) > 1:
+        raise UserError(f"a variant of {NAME} holds one format, and the profile has several")
+
+
+def needs_calibration(_options: Mapping[str, str]) -> bool:
+    """Static ranges are calibrated by INC."""
+    return True
+
+
+def predicted_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
+    """Bytes of the weights; scales and INC's own settings come on top."""
+    weights = sum(loaded.model.get_parameter(f"{op}.weight").numel() for op in plans)
+    return compressed_tensors.predicted_bytes(loaded, {}) - 3 * weights
+
+
+def write(task: Task, directory: Path) -> Written:
+    """Let INC calibrate, convert and save, load what it saved, and compare."""
+    loaded = task.loaded
+    probes = probe_batches(loaded)
+    result = ask_worker(
+        task,
+        "inc",
+        "inc_static",
+        settings={
+            "mode": "quantize",
+            "saved": "saved",
+            "reduce_range": _reduces_range(task.plans),
+        },
+        batches={"calibration": _inputs(task.calibration), "probe": _inputs(probes)},
+    )
+    if differing := sorted(task.plans.keys() ^ set(result["quantized"])):
+        raise UserError(
+            f"INC did not quantize exactly the profile's ops: {differing[0]} differs; leave it out"
+        )
+    found = load_file(task.directory / "found.safetensors")
+    theirs = [found[f"probe.{index}"] for index in range(len(probes))]
+    verification = _verify(task, probes, theirs)
+    shutil.copy2(task.directory / "saved" / "best_model.pt", directory)
+    loaded.config.save_pretrained(directory)
+    loaded.processor.save_pretrained(directory)
+    return Written(verification=verification, note=_note(result))
+
+
+def _note(result: Mapping[str, Any]) -> WriterNote:
+    return WriterNote(
+        name="Intel Neural Compressor 3.7, static PTQ",
+        versions=result["versions"],
+        settings=result["settings"],
+        notes=(
+            "best_model.pt is a pickle, which runs code when it is loaded: load no such file of "
+            "strangers. It is loaded in INC's environment alone",
+        ),
+        loaders=LOADERS,
+        seconds=result["seconds"],
+        peak_bytes=result["peak_bytes"],
+    )
+
+
+def _reduces_range(plans: Mapping[str, OpPlan]) -> bool:
+    return next(iter(plans.values())).format.name == "inc-reduce-range"
+
+
+def _inputs(batches: Sequence[Batch]) -> list[Batch]:
+    """Batches of the tokens alone: of one sample each, they have no padding to hide."""
+    return [
+        Batch(
+            inputs={"input_ids": batch.inputs["input_ids"]},
+            target=batch.target,
+            sample_ids=batch.sample_ids,
+            kinds=batch.kinds,
+        )
+        for batch in batches
+    ]
+
+
+def _verify(task: Task, probes: Sequence[Batch], theirs: Sequence[Tensor]) -> Verification:
+    """Compare what the saved model computes with our integer simulation of it."""
+    loaded, fmt = task.loaded, next(iter(task.plans.values())).format
+    ranges = observe_op_ranges(loaded.model, list(task.plans), task.calibration, loaded.device, fmt)
+    plans = {
+        op: OpPlan(format=fmt, input_range=ranges.inputs[op], output_range=ranges.outputs[op])
+        for op in task.plans
+    }
+    ours = distance(theirs, simulated_logits(loaded, plans, probes))
+    damage = distance(theirs, logits_of(loaded, probes))
+    # A comparison with NaN is false, so that NaN fails here too.
+    if not ours <= damage:
+        raise UserError(
+            f"what INC saved differs from the simulation by {ours:.2e} (relative L2), more than from "
+            f"the unquantized model ({damage:.2e}); it was not kept"
+        )
+    return Verification(
+        relative_l2=ours,
+        bound=damage,
+        loader="neural-compressor 3.7",
+        quantized_tensors=len(task.plans),
+        distances={"unquantized": damage},
+    )
+
+
+def saved_logits(task: Task, directory: Path, batches: Sequence[Batch]) -> list[Tensor]:
+    """What a variant of this backend predicts for batches, computed by INC in its environment.
+
+    Args:
+        task: The task it was written for; workers leave files in its directory.
+        directory: The variant.
+        batches: Batches of one sample each.
+
+    Raises:
+        UserError: The environment is absent or INC cannot load the variant.
+    """
+    ask_worker(
+        task,
+        "inc",
+        "inc_static",
+        settings={
+            "mode": "run",
+            "saved": str(directory.resolve()),
+            "reduce_range": _reduces_range(task.plans),
+        },
+        batches={"probe": _inputs(batches)},
+    )
+    found = load_file(task.directory / "found.safetensors")
+    return [found[f"probe.{index}"] for index in range(len(batches))]

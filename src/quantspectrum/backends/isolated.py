@@ -1,0 +1,289 @@
+"""Backends of other frameworks: what they are asked, and how a variant of theirs comes to be.
+
+A framework runs in an environment of its own and gets the model as a plain checkpoint, calibration
+batches as tensors and the names of the ops to quantize. What it wrote is put right where it has
+to be, loaded back, compared, and only then takes its name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from quantspectrum.artifacts import (
+    DataIdentity,
+    Manifest,
+    Spectrum,
+    Verification,
+    WriterNote,
+    write_artifact,
+)
+from quantspectrum.backends import compressed_tensors
+from quantspectrum.backends.checkpoint import staged_directory
+from quantspectrum.backends.quantize import plans_of
+from quantspectrum.data.encode import Batch
+from quantspectrum.errors import UserError
+from quantspectrum.isolation import require_environment, run_worker
+from quantspectrum.isolation.checkpoint import plain_checkpoint
+from quantspectrum.models.loading import Loaded, check_unquantized
+from quantspectrum.models.placement import is_offloaded
+from quantspectrum.provenance import Stopwatch
+from quantspectrum.simulation import OpPlan
+
+__all__ = [
+    "IsolatedBackend",
+    "Task",
+    "Written",
+    "ask_worker",
+    "quantize_isolated",
+    "read_options",
+]
+
+ROOM = 2**26
+"""Bytes for configurations, tokenizers and logs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a backend is asked to write.
+
+    Attributes:
+        loaded: The model.
+        plans: How each op of the profile is quantized.
+        directory: Where workers may leave files; it is not part of the variant.
+        calibration: Batches of one sample each; none where the backend needs none.
+        options: Settings of the backend, by name.
+        seed: Seed of what is random in the framework.
+        progress: Told steps done and steps in all.
+    """
+
+    loaded: Loaded
+    plans: Mapping[str, OpPlan]
+    directory: Path
+    calibration: Sequence[Batch] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a backend says of the variant it wrote."""
+
+    verification: Verification
+    note: WriterNote
+
+
+class IsolatedBackend(Protocol):
+    """What the file of such a backend provides.
+
+    Attributes:
+        NAME: Name on the command line.
+        ENVIRONMENT: The environment it needs; ``None`` where packages of this one do.
+        LOADERS: What loads its variants.
+        OPTIONS: Names of its settings, with what each does.
+    """
+
+    NAME: str
+    ENVIRONMENT: str | None
+    LOADERS: tuple[str, ...]
+    OPTIONS: Mapping[str, str]
+
+    def check(self, loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
+        """Refuse, with a :class:`UserError`, what it cannot write."""
+        ...
+
+    def needs_calibration(self, options: Mapping[str, str]) -> bool:
+        """Whether it runs the model on calibration samples."""
+        ...
+
+    def predicted_bytes(self, loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
+        """Bytes of the variant's tensors, before anything is written."""
+        ...
+
+    def write(self, task: Task, directory: Path) -> Written:
+        """Write the variant into an existing, empty directory, and check what was written."""
+        ...
+
+
+def quantize_isolated(
+    loaded: Loaded,
+    spectrum: Spectrum,
+    profile_name: str,
+    out: Path,
+    *,
+    backend: IsolatedBackend,
+    spectrum_sha256: str,
+    calibration: Sequence[Batch] = (),
+    data: tuple[DataIdentity, ...] = (),
+    options: Mapping[str, str] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Let a framework write a profile's variant to the directory ``out``, with ``manifest.json``.
+
+    The directory appears under its name only after what is in it was loaded back, its quantized
+    tensors were counted and its logits compared.
+
+    Args:
+        loaded: The model.
+        spectrum: The spectrum of the profile.
+        profile_name: The profile.
+        out: Directory to make.
+        backend: What writes it.
+        spectrum_sha256: Hash of the spectrum's file.
+        calibration: Batches of one sample each, for backends that need them.
+        data: Identities of their samples.
+        options: Settings of the backend.
+        seed: Seed of what is random in the framework.
+        progress: Told steps done and steps in all.
+
+    Raises:
+        UserError: The profile does not fit the model or the backend, the environment is absent,
+            the framework failed, or what was loaded back is not what was planned.
+    """
+    watch = Stopwatch(loaded.device)
+    check_unquantized(loaded)
+    if is_offloaded(loaded.model):
+        raise UserError(
+            f"weights are offloaded, and backend {backend.NAME} compares what is written with the "
+            "model in memory; quantize with --device cpu, or with a device map of GPUs alone"
+        )
+    plans = _checked_plans(loaded, spectrum, profile_name, backend)
+    needed = backend.predicted_bytes(loaded, plans)
+    baseline = compressed_tensors.predicted_bytes(loaded, {})
+    # The framework's own checkpoint and, of models that are no plain one, a copy lie beside it.
+    with staged_directory(out, 2 * needed + baseline + ROOM) as stage:
+        work = stage / "work"
+        work.mkdir()
+        task = Task(
+            loaded=loaded,
+            plans=plans,
+            directory=work,
+            calibration=calibration,
+            options=options or {},
+            seed=seed,
+            progress=progress,
+        )
+        written = backend.write(task, stage)
+        shutil.rmtree(work)
+        files = _sizes(stage)
+        manifest = Manifest(
+            profile=spectrum.profile(profile_name),
+            backend=backend.NAME,
+            formats=spectrum.formats,
+            spectrum_sha256=spectrum_sha256,
+            provenance=watch.provenance(loaded.identity, data, seed=seed),
+            files=files,
+            total_bytes=sum(files.values()),
+            baseline_bytes=baseline,
+            quantized_weight_bytes=_weight_bytes(loaded, plans),
+            verification=written.verification,
+            writer=written.note,
+        )
+        write_artifact(stage / "manifest.json", manifest)
+    return manifest
+
+
+def _checked_plans(
+    loaded: Loaded, spectrum: Spectrum, profile_name: str, backend: IsolatedBackend
+) -> dict[str, OpPlan]:
+    plans = plans_of(spectrum, profile_name, loaded)
+    if not plans:
+        raise UserError(
+            f"profile {profile_name} quantizes nothing, so there is nothing for {backend.NAME} to do"
+        )
+    backend.check(loaded, plans)
+    if backend.ENVIRONMENT is not None:
+        require_environment(backend.ENVIRONMENT)
+    return plans
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(directory)): path.stat().st_size
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _weight_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
+    return sum(
+        loaded.model.get_parameter(f"{op}.weight").numel() * plan.format.weight.bits // 8
+        for op, plan in plans.items()
+    )
+
+
+def read_options(backend: IsolatedBackend, given: Sequence[str]) -> dict[str, str]:
+    """Settings ``NAME=VALUE`` of a backend, by name.
+
+    Raises:
+        UserError: One has another form, or the backend knows none of that name.
+    """
+    options: dict[str, str] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise UserError(f"--backend-option {text}: give NAME=VALUE")
+        if name not in backend.OPTIONS:
+            known = "; ".join(f"{key}: {what}" for key, what in backend.OPTIONS.items())
+            raise UserError(
+                f"backend {backend.NAME} has no option {name!r}; it has {known or 'none'}"
+            )
+        options[name] = value
+    return options
+
+
+def ask_worker(
+    task: Task,
+    environment: str,
+    worker: str,
+    *,
+    settings: Mapping[str, Any],
+    batches: Mapping[str, Sequence[Batch]],
+) -> dict[str, Any]:
+    """Run a worker on the model of a task; returns what it wrote.
+
+    Args:
+        task: What is to be written.
+        environment: Environment of the worker.
+        worker: Its script's name.
+        settings: What it is told besides the model and the ops.
+        batches: Batches it gets, by the name of their split.
+
+    Raises:
+        UserError: The environment is absent or the worker failed.
+    """
+    loaded = task.loaded
+    request = {
+        "model": str(plain_checkpoint(loaded, task.directory / "model").resolve()),
+        "dtype": loaded.identity.dtype,
+        "class": type(loaded.model).__name__,
+        "trust_remote_code": loaded.spec.trust_remote_code,
+        "ops": list(task.plans),
+        "seed": task.seed,
+        **{split: len(found) for split, found in batches.items()},
+        **settings,
+    }
+    tensors = {
+        name: values
+        for split, found in batches.items()
+        for name, values in _input_tensors(split, found)
+    }
+    return run_worker(
+        environment, worker, request, task.directory, tensors=tensors, progress=task.progress
+    )
+
+
+def _input_tensors(split: str, batches: Sequence[Batch]) -> list[tuple[str, Tensor]]:
+    """Tensors of batches under ``SPLIT.INDEX.inputs.NAME``."""
+    return [
+        (f"{split}.{index}.inputs.{name}", values)
+        for index, batch in enumerate(batches)
+        for name, values in batch.inputs.items()
+    ]

@@ -1,0 +1,178 @@
+"""Backend ``onnx``: a text language model or a vision model as an ONNX graph with int8 QDQ nodes.
+
+PyTorch's exporter (``dynamo=True``, opset 18) makes the graph, whose metadata name the module of
+every node; ONNX Runtime's ``quantize_static`` puts QuantizeLinear and DequantizeLinear around the
+nodes of the profile's ops, and around no other: inputs per tensor and static, weights per channel
+and symmetric, outputs and biases untouched.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import nn
+
+from quantspectrum.artifacts import Verification, WriterNote
+from quantspectrum.backends import compressed_tensors
+from quantspectrum.backends.isolated import Task, Written
+from quantspectrum.errors import UserError
+from quantspectrum.formats import Format
+from quantspectrum.models.loading import Loaded
+from quantspectrum.simulation import OpPlan
+
+__all__ = [
+    "ENVIRONMENT",
+    "LOADERS",
+    "MAX_RELATIVE_L2",
+    "NAME",
+    "OPTIONS",
+    "check",
+    "needs_calibration",
+    "predicted_bytes",
+    "reduces_range",
+    "write",
+]
+
+NAME = "onnx"
+ENVIRONMENT: str | None = None
+LOADERS: tuple[str, ...] = ("ONNX Runtime",)
+OPTIONS: Mapping[str, str] = {
+    "reduce_range": "yes, no or auto: leave a bit of every number unused, which processors "
+    "without VNNI need (default auto: what this one needs)"
+}
+
+MAX_RELATIVE_L2 = 3e-2
+"""Largest accepted distance between ONNX Runtime's logits and the simulated ones.
+
+Its integer kernels add in another order, so that a few codes of later ops fall on the other side.
+"""
+
+_TASKS = ("causal-lm", "image-classification", "image")
+
+
+def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
+    """Refuse what cannot be exported or expressed with QDQ nodes.
+
+    Raises:
+        UserError: ONNX Runtime is absent, the family or the format is another, an op is not a
+            Linear, or the model is not in float32 on the CPU.
+    """
+    if any(find_spec(package) is None for package in ("onnx", "onnxruntime", "onnxscript")):
+        raise UserError("backend onnx needs ONNX Runtime: pip install 'quantspectrum[onnx]'")
+    if loaded.takes_images:
+        raise UserError(
+            "the vision tower of this model computes shapes from its pictures' sizes, which "
+            "torch.onnx.export cannot trace, so that the model as a whole cannot become ONNX; "
+            f"--backend {compressed_tensors.NAME}, inc and modelopt can write it"
+        )
+    if loaded.task not in _TASKS:
+        raise UserError(
+            f"backend {NAME} exports text language models and vision models, not "
+            f"{loaded.task}; use --backend {compressed_tensors.NAME}"
+        )
+    if loaded.identity.dtype != "float32" or loaded.device.type != "cpu":
+        raise UserError(
+            f"backend {NAME} exports from float32 on the CPU: --dtype float32 --device cpu"
+        )
+    for name, plan in plans.items():
+        if not isinstance(loaded.model.get_submodule(name), nn.Linear):
+            raise UserError(f"op {name} is not a Linear: leave it out of the profile")
+        if not _written(plan.format):
+            raise UserError(
+                f"backend {NAME} writes static int8 inputs per tensor with int8 weights per channel "
+                f"(w8a8-static, w8a8-static-affine), and the profile gives {name} "
+                f"{plan.format.name}; make the spectrum with one of these"
+            )
+    if len({plan.format.name for plan in plans.values()}) > 1:
+        raise UserError(
+            f"a variant of backend {NAME} holds one format, and the profile has several"
+        )
+
+
+def _written(fmt: Format) -> bool:
+    weight, act = fmt.weight, fmt.activation
+    return (
+        (weight.kind, weight.bits, weight.granularity, weight.symmetric)
+        == ("int", 8, "channel", True)
+        and act is not None
+        and (act.kind, act.bits, act.granularity, act.dynamic) == ("int", 8, "tensor", False)
+        and act.observer == "minmax"
+        and fmt.output is None
+    )
+
+
+def needs_calibration(_options: Mapping[str, str]) -> bool:
+    """ONNX Runtime observes the inputs itself."""
+    return True
+
+
+def predicted_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
+    """Bytes of weights and scales; the graph itself comes on top."""
+    return compressed_tensors.predicted_bytes(loaded, plans)
+
+
+def reduces_range(option: str, flags: str | None = None) -> bool:
+    """Whether to leave a bit unused: ``yes``, ``no``, or ``auto`` by this processor's abilities.
+
+    Without VNNI, x86 kernels add two products of int8 numbers in 16 bits, which saturate.
+
+    Raises:
+        UserError: The option is none of the three.
+    """
+    if option in ("yes", "no"):
+        return option == "yes"
+    if option != "auto":
+        raise UserError(f"--backend-option reduce_range={option}: give yes, no or auto")
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if flags is None:
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    return "vnni" not in flags
+
+
+def write(task: Task, directory: Path) -> Written:
+    """Export, quantize the profile's nodes, and run the result."""
+    from quantspectrum.backends import onnx_graph as graph
+
+    start = time.perf_counter()
+    loaded = task.loaded
+    reduce_range = reduces_range(task.options.get("reduce_range", "auto"))
+    exported = task.directory / "float.onnx"
+    graph.export(loaded, exported)
+    nodes = graph.nodes_of(exported, task.plans)
+    target = directory / "model.onnx"
+    graph.quantize(task, exported, target, list(nodes.values()), reduce_range=reduce_range)
+    tensors = graph.quantized_tensors(target, nodes)
+    worst = graph.distance_to_simulation(task, target, tensors)
+    # A comparison with NaN is false, so that NaN fails here too.
+    if not worst <= MAX_RELATIVE_L2:
+        raise UserError(
+            f"what ONNX Runtime computes differs from the simulation: relative L2 {worst:.2e}, bound "
+            f"{MAX_RELATIVE_L2:.0e}; it was not kept"
+        )
+    loaded.config.save_pretrained(directory)
+    loaded.processor.save_pretrained(directory)
+    return Written(
+        verification=Verification(
+            relative_l2=worst,
+            bound=MAX_RELATIVE_L2,
+            loader="onnxruntime",
+            quantized_tensors=len(tensors),
+        ),
+        note=WriterNote(
+            name="ONNX Runtime, quantize_static",
+            versions={
+                name: version(name) for name in ("onnx", "onnxruntime", "onnxscript", "torch")
+            },
+            settings={"reduce_range": reduce_range, "opset": graph.OPSET, "format": "QDQ"},
+            notes=("ranges of inputs are those ONNX Runtime observed on the calibration samples",),
+            loaders=LOADERS,
+            seconds=time.perf_counter() - start,
+        ),
+    )

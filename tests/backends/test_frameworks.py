@@ -1,0 +1,160 @@
+"""Variants written by the frameworks themselves, on tiny models; each needs its environment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import framework_cases as cases
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+import models_tiny
+from quantspectrum.artifacts import Manifest, read_artifact, write_artifact
+from quantspectrum.backends import inc_static
+from quantspectrum.backends.isolated import Task
+from quantspectrum.backends.probing import distance, logits_of, probe_batches
+from quantspectrum.backends.quantize import plans_of
+from quantspectrum.cli import main
+from quantspectrum.models.loading import Loaded
+
+pytestmark = pytest.mark.slow
+
+
+def _check_checkpoint(loaded: Loaded, out: Path, manifest: Manifest, dtype: torch.dtype) -> None:
+    """Exactly the profile's ops are quantized; transformers gives finite logits near the model's."""
+    planned = set(manifest.profile.ops)
+    stored = load_file(out / "model.safetensors")
+    codes = {name.removesuffix(".weight") for name, t in stored.items() if t.dtype == dtype}
+    assert codes == planned
+    assert set(stored) >= {f"{op}.weight_scale" for op in planned}
+    ignored = set(json.loads((out / "config.json").read_text())["quantization_config"]["ignore"])
+    linears = {n for n, m in loaded.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert ignored == linears - planned
+    auto = AutoModelForImageTextToText if loaded.takes_images else AutoModelForCausalLM
+    model = auto.from_pretrained(out).eval()
+    for batch in cases.calibration(loaded):
+        found = models_tiny.logits(model, batch)
+        assert torch.isfinite(found).all()
+        expected = models_tiny.logits(loaded.model, batch)
+        assert 0 < (found - expected).norm() / expected.norm() < 0.2
+    assert manifest == read_artifact(out / "manifest.json", Manifest)
+    assert not (out / "work").exists()
+
+
+@pytest.mark.parametrize("iters", [0, 5])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen2.5-vl"])
+def test_inc_writes_w8a8(tmp_path: Path, family: str, iters: int) -> None:
+    cases.need("inc-autoround")
+    loaded, out = cases.load_tiny(family, tmp_path / "m"), tmp_path / "v"
+    spectrum = cases.spectrum_of(loaded, "w8a8")
+    manifest = cases.write(loaded, spectrum, "inc", out, options={"iters": str(iters)})
+    _check_checkpoint(loaded, out, manifest, torch.int8)
+    verification = manifest.verification
+    assert verification is not None
+    assert verification.relative_l2 <= 1e-5
+    if not iters:
+        assert verification.distances["unquantized"] == pytest.approx(
+            verification.distances["ours to unquantized"], rel=0.3
+        )
+    assert manifest.writer is not None
+    assert manifest.writer.versions["neural-compressor-pt"] == "3.10"
+
+
+def test_inc_writes_the_language_model_of_a_vlm_alone(tmp_path: Path) -> None:
+    cases.need("inc-autoround")
+    loaded, out = cases.load_tiny("qwen2.5-vl", tmp_path / "m", torch.bfloat16), tmp_path / "v"
+    manifest = cases.write(loaded, cases.spectrum_of(loaded, "w8a8", drop="visual"), "inc", out)
+    _check_checkpoint(loaded, out, manifest, torch.int8)
+
+
+@pytest.mark.parametrize("fmt", ["w8a8-static", "fp8"])
+@pytest.mark.parametrize("family", ["llama", "qwen2.5-vl"])
+def test_modelopt_writes_what_loads(tmp_path: Path, family: str, fmt: str) -> None:
+    cases.need("modelopt")
+    loaded, out = cases.load_tiny(family, tmp_path / "m"), tmp_path / "v"
+    manifest = cases.write(loaded, cases.spectrum_of(loaded, fmt), "modelopt", out)
+    dtype = torch.int8 if fmt == "w8a8-static" else torch.float8_e4m3fn
+    _check_checkpoint(loaded, out, manifest, dtype)
+    verification = manifest.verification
+    assert verification is not None
+    assert verification.relative_l2 <= 1e-5
+    if fmt == "w8a8-static":
+        # ModelOpt's own simulation, which nobody here wrote.
+        assert verification.distances["framework"] < 1e-3
+
+
+@pytest.mark.parametrize("fmt", ["inc", "inc-reduce-range"])
+def test_incs_static_ptq_is_run_again(tmp_path: Path, fmt: str) -> None:
+    cases.need("inc")
+    loaded, out = cases.load_tiny("llama", tmp_path / "m"), tmp_path / "v"
+    spectrum = cases.spectrum_of(loaded, fmt)
+    manifest = cases.write(loaded, spectrum, "inc-static", out)
+    assert {"best_model.pt", "config.json"} <= set(manifest.files)
+    work = tmp_path / "work"
+    work.mkdir()
+    task = Task(loaded=loaded, plans=plans_of(spectrum, "most", loaded), directory=work)
+    probes = probe_batches(loaded)
+    found = inc_static.saved_logits(task, out, probes)
+    assert manifest.verification is not None
+    assert distance(found, logits_of(loaded, probes)) == pytest.approx(
+        manifest.verification.distances["unquantized"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "fmt", "reduce_range"),
+    [
+        ("llama", "w8a8-static", "auto"),
+        ("qwen2", "w8a8-static-affine", "yes"),
+        ("vit", "w8a8-static", "auto"),
+        ("vit", "w8a8-static-affine", "yes"),
+    ],
+)
+def test_onnx_quantizes_the_profiles_nodes(
+    tmp_path: Path, family: str, fmt: str, reduce_range: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    loaded, out = cases.load_tiny(family, tmp_path / "m"), tmp_path / "v"
+    attention = loaded.config._attn_implementation
+    spectrum = cases.spectrum_of(loaded, fmt, drop="layers.1.")
+    options = {"reduce_range": reduce_range}
+    manifest = cases.write(loaded, spectrum, "onnx", out, options=options)
+    graph = onnx.load(out / "model.onnx").graph
+    int8 = [
+        i for i in graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 2
+    ]
+    assert len(int8) == len(manifest.profile.ops)
+    assert manifest.verification is not None
+    assert manifest.verification.quantized_tensors == len(manifest.profile.ops)
+    assert loaded.config._attn_implementation == attention
+    if reduce_range == "yes":
+        codes = [onnx.numpy_helper.to_array(i) for i in int8]
+        assert max(abs(int(c.min())) for c in codes) <= 64
+
+
+def test_the_command_writes_a_variant_of_a_framework(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    loaded = cases.load_tiny("llama", tmp_path / "m")
+    write_artifact(tmp_path / "s.json", cases.spectrum_of(loaded, "w8a8-static"))
+    text = tmp_path / "t.txt"
+    text.write_text(
+        "\n\n".join(f"Line {n} of a text about nothing at all. " * 40 for n in range(60))
+    )
+    done = main(
+        [
+            *("quantize", str(tmp_path / "m"), "--device", "cpu", "--quiet"),
+            *("--spectrum", str(tmp_path / "s.json"), "--profile", "most"),
+            *("--backend", "onnx", "--backend-option", "reduce_range=yes"),
+            *("--data", f"text:{text}", "--calibration", "4", "--samples", "4"),
+            *("--eval-samples", "4", "--out", str(tmp_path / "v")),
+        ]
+    )
+    assert done == 0, capsys.readouterr().err
+    assert "13 ops quantized" in capsys.readouterr().out
+    manifest = read_artifact(tmp_path / "v" / "manifest.json", Manifest)
+    assert [(data.split, data.samples) for data in manifest.provenance.data] == [("calibration", 4)]
