@@ -28,6 +28,7 @@ __all__ = [
     "Manifest",
     "Optimum",
     "Profile",
+    "ServingNote",
     "Source",
     "Spectrum",
     "Treatment",
@@ -299,6 +300,22 @@ class Treatment(Record):
     data: tuple[DataIdentity, ...] = ()
 
 
+class ServingNote(Record):
+    """What is predicted of a variant in a serving engine, the device left out.
+
+    Attributes:
+        engine: Its name.
+        engine_version: Version whose rules these are.
+        serves: Whether it will load the variant and compute what is written.
+        errors: Why it will not.
+    """
+
+    engine: str
+    engine_version: str
+    serves: bool
+    errors: tuple[str, ...] = ()
+
+
 class Manifest(Artifact):
     """What a variant consists of: which op has which format, the files and their bytes."""
 
@@ -315,3 +332,4 @@ class Manifest(Artifact):
     quantized_weight_bytes: int
     verification: Verification | None
     treatment: Treatment | None = None
+    serving: tuple[ServingNote, ...] = ()

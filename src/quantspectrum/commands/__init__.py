@@ -7,6 +7,7 @@ One file for commands that belong together. Everything heavy is imported inside 
 from __future__ import annotations
 
 from quantspectrum.commands.agreeing import agree
+from quantspectrum.commands.checking import check
 from quantspectrum.commands.machine import doctor
 from quantspectrum.commands.running import compare, demo, run
 from quantspectrum.commands.scoring import ops, sensitivity
@@ -15,6 +16,7 @@ from quantspectrum.commands.variants import evaluate, quantize
 
 __all__ = [
     "agree",
+    "check",
     "compare",
     "demo",
     "doctor",
