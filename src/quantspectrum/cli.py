@@ -39,6 +39,9 @@ from quantspectrum.progress import silence_other_bars
 
 __all__ = ["build_parser", "main"]
 
+ENGINE_NAMES = ("vllm", "sglang", "transformers")
+DTYPE_NAMES = ("bfloat16", "float16", "float32")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; each command's ``call`` is what carries it out."""
@@ -151,6 +154,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--baseline", metavar="FILE", help="the baseline's evaluation, to compare with"
     )
     one.set_defaults(call=commands.evaluate)
+
+    one = sub.add_parser(
+        "check", parents=[common], help="will a serving engine load this checkpoint"
+    )
+    one.add_argument("directory", metavar="DIR", help="a checkpoint, ours or another's")
+    one.add_argument("--for", dest="engine", required=True, choices=ENGINE_NAMES, help="the engine")
+    one.add_argument("--capability", metavar="C", help="cpu, or CUDA capability such as 9.0")
+    one.add_argument("--dtype", choices=DTYPE_NAMES, help="type the engine is told to compute in")
+    one.add_argument("--out", help="record to write, FILE.json")
+    one.set_defaults(call=commands.check)
 
     one = sub.add_parser(
         "guard",

@@ -28,6 +28,7 @@ __all__ = [
     "Manifest",
     "Optimum",
     "Profile",
+    "ServingNote",
     "Source",
     "Spectrum",
     "Treatment",
@@ -327,6 +328,22 @@ class WriterNote(Record):
     peak_bytes: int | None = None
 
 
+class ServingNote(Record):
+    """What is predicted of a variant in a serving engine, the device left out.
+
+    Attributes:
+        engine: Its name.
+        engine_version: Version whose rules these are.
+        serves: Whether it will load the variant and compute what is written.
+        errors: Why it will not.
+    """
+
+    engine: str
+    engine_version: str
+    serves: bool
+    errors: tuple[str, ...] = ()
+
+
 class Manifest(Artifact):
     """What a variant consists of: which op has which format, the files and their bytes."""
 
@@ -344,3 +361,4 @@ class Manifest(Artifact):
     verification: Verification | None
     treatment: Treatment | None = None
     writer: WriterNote | None = None
+    serving: tuple[ServingNote, ...] = ()

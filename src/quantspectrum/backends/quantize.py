@@ -23,6 +23,7 @@ from quantspectrum.models.loading import Loaded, check_unquantized, load_model
 from quantspectrum.models.outputs import run_model
 from quantspectrum.models.placement import is_offloaded
 from quantspectrum.provenance import Stopwatch
+from quantspectrum.serving.notes import serving_notes
 from quantspectrum.simulation import OpPlan, Simulation
 
 __all__ = [
@@ -163,6 +164,7 @@ def quantize_profile(
             quantized_weight_bytes=_weight_bytes(source, plans),
             verification=verification,
             treatment=treated.record if treated else None,
+            serving=serving_notes(stage),
         )
         write_artifact(stage / "manifest.json", manifest)
     return manifest

@@ -7,6 +7,7 @@ One file for commands that belong together. Everything heavy is imported inside 
 from __future__ import annotations
 
 from quantspectrum.commands.agreeing import agree, truth
+from quantspectrum.commands.checking import check
 from quantspectrum.commands.exporting import export
 from quantspectrum.commands.machine import doctor
 from quantspectrum.commands.quality import guard
@@ -17,6 +18,7 @@ from quantspectrum.commands.variants import evaluate, quantize
 
 __all__ = [
     "agree",
+    "check",
     "compare",
     "demo",
     "doctor",

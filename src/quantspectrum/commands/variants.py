@@ -55,6 +55,9 @@ def quantize(args: Args) -> int:
         f"{out}: {len(manifest.profile.ops)} ops quantized, {manifest.total_bytes / 1e6:.2f} MB, "
         f"{checked}"
     )
+    for note in manifest.serving:
+        if not note.serves:
+            reporter.say(f"warning: {note.engine} will not serve it: {'; '.join(note.errors)}")
     show(args, manifest, text)
     return DONE
 

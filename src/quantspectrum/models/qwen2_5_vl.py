@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from quantspectrum.models.adapter import Layout, Stack, Task, image_token_of
 from quantspectrum.models.faster_vision import faster_vision
+from quantspectrum.serving.fusion import fusion_of
 
 __all__ = ["Qwen25VLAdapter"]
 
@@ -40,10 +41,7 @@ class Qwen25VLAdapter:
                 Stack(component="language", path="model.language_model.layers"),
             ),
             head="lm_head",
-            fused={
-                "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-                "gate_up_proj": ("gate_proj", "up_proj"),
-            },
+            fused=fusion_of("Qwen2_5_VLForConditionalGeneration").packed,
             chain=True,
             faster=partial(faster_vision, model),
             image_token_id=image_token_of(model),

