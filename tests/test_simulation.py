@@ -365,3 +365,24 @@ def test_kept_codes_give_the_same_numbers(name: str, inputs: int) -> None:
             simulation.activate_all()
             found += [op(x), op(x)]
     assert all(torch.equal(y, found[0]) for y in found)
+
+
+def test_a_loaders_arithmetic_multiplies_with_torchs_own_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Padding a product for the matrix units moves last digits, which a model of many blocks amplifies."""
+    from quantspectrum import simulation
+
+    def padded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x, weight, bias) + 1
+
+    model = nn.Sequential(nn.Linear(6, 5))
+    x = torch.randn(2, 6)
+    plans = {"0": OpPlan(format=preset("w8a16"))}
+    monkeypatch.setattr(simulation, "linear", padded)
+    with Simulation(model, plans, lambda plan: lambda x: x) as loader:
+        loader.activate_all()
+        as_loaded = model(x)
+    with Simulation(model, plans) as serving:
+        serving.activate_all()
+        torch.testing.assert_close(model(x), as_loaded + 1)

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from quantspectrum.formats import Format
 from quantspectrum.integer import IntegerKernel, weight_codes
@@ -172,7 +173,8 @@ class Simulation:
         model: The model; it is as it was once the context is left, also after an exception.
         plans: How each op is quantized, by its qualified name. No op is active at first.
         input_quantizer: Makes the function that fake-quantizes an op's input from its plan; by
-            default in float32, as serving kernels do.
+            default in float32, as serving kernels do. One that is given is a loader's: products are
+            then torch's own too, whatever shapes suit.
         cache_bytes: Room for integer codes of weights (one byte per element), which spare
             quantizing a weight again each time its op computes.
         weight_bytes: Room for fake-quantized weights themselves, which spare reading codes too.
@@ -191,6 +193,8 @@ class Simulation:
     ) -> None:
         """Check the plans; nothing is replaced before the context is entered."""
         self._input_quantizer = input_quantizer or serving_input_quantizer
+        # What is compared with a loader digit by digit must multiply with the very kernels it does.
+        self._linear = linear if input_quantizer is None else functional.linear
         self._modules = {name: model.get_submodule(name) for name in plans}
         self._plans = {
             name: plan.for_weight(self._modules[name].get_parameter("weight"))
@@ -272,8 +276,9 @@ class Simulation:
             if part != "activation":
                 weight = self._codes.values(name, weight, plan)
             if part == "weight":
-                return _apply(module, x, weight)
-            return quantize_output(_apply(module, quantize_input(x), weight))
+                return _apply(module, x, weight, multiply=self._linear)
+            y = _apply(module, quantize_input(x), weight, multiply=self._linear)
+            return quantize_output(y)
 
         return forward
 
@@ -353,8 +358,14 @@ def _in_integers(
     return kernel.apply(product, codes, weight, _bias_of(module, codes.device))
 
 
-def _apply(module: nn.Module, x: Tensor, weight: Tensor, *, bias: bool = True) -> Tensor:
-    return _product(module, x, weight, _bias_of(module, x.device) if bias else None)
+Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _apply(
+    module: nn.Module, x: Tensor, weight: Tensor, *, bias: bool = True, multiply: Multiply = linear
+) -> Tensor:
+    added = _bias_of(module, x.device) if bias else None
+    return _product(module, x, weight, added, multiply)
 
 
 def _bias_of(module: nn.Module, device: torch.device) -> Tensor | None:
@@ -363,9 +374,15 @@ def _bias_of(module: nn.Module, device: torch.device) -> Tensor | None:
     return tensor_of(module, "bias").to(device)
 
 
-def _product(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _product(
+    module: nn.Module,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    multiply: Multiply = linear,
+) -> Tensor:
     if isinstance(module, nn.Linear):
-        return linear(x, weight, bias)
+        return multiply(x, weight, bias)
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     output: Tensor = module._conv_forward(x, weight, bias)
     return output
