@@ -62,12 +62,11 @@ def test_a_ranking_upside_down_loses() -> None:
 
 
 def test_ops_that_do_no_damage_are_not_told_apart(llama: nn.Module) -> None:
-    # Whole numbers up to 127 of a power of two in every row: quantizing changes no bit of them.
+    # Zero is zero in every format, so that all choices are alike, bit for bit.
     with torch.no_grad():
         for module in llama.model.modules():  # type: ignore[union-attr]
             if isinstance(module, nn.Linear):
-                rows = module.weight / module.weight.abs().amax(1, keepdim=True)
-                module.weight.copy_((rows * 127).round() * 2**-9)
+                module.weight.zero_()
     found = guarded(case_of(llama, "w8a16"))
     assert found["max"].damage.value == 0
     for name in ("mild", "medium", "aggressive"):
