@@ -10,7 +10,13 @@ __all__ = ["DOCUMENTS", "ROOT", "fences", "shown_commands"]
 
 ROOT = Path(__file__).parents[2]
 
-DOCUMENTS = ("README.md", "docs/usage.md", "docs/sensitivity.md", "docs/spectrum.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/usage.md",
+    "docs/sensitivity.md",
+    "docs/spectrum.md",
+    "docs/quality.md",
+)
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

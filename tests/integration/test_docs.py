@@ -21,8 +21,10 @@ import models_tiny
 from integration.docs_commands import DOCUMENTS, ROOT, fences, shown_commands
 from quantspectrum.artifacts import (
     Evaluation,
+    Guard,
     LatencyTable,
     Manifest,
+    QualitySearch,
     SensitivityReport,
     Spectrum,
     read_artifact,
@@ -43,7 +45,8 @@ ADDED: dict[str, tuple[str, ...]] = {
     "run": (*_DEVICE, *_DATA),
     "ops": _DEVICE,
     "sensitivity": (*_DEVICE, *_DATA),
-    "spectrum": ("--quiet",),
+    "spectrum": (*_DEVICE, *_DATA),
+    "guard": (*_DEVICE, *_DATA),
     "latency": (*_DEVICE, "--repeats", "2"),
     "quantize": _DEVICE,
     "evaluate": (*_DEVICE, *_DATA),
@@ -122,10 +125,16 @@ def check_written(arguments: list[str]) -> None:
         names = [profile.name for profile in read_artifact(out, Spectrum).profiles]
         asked_for = [rule.split("=")[0] for rule in (*(asked.cut or ()), *(asked.budget or ()))]
         wanted = asked_for or list(PROFILES)
+        if asked.max_quality is not None:
+            assert names.count("quality") == 1
+            assert read_artifact(out.with_suffix(".quality.json"), QualitySearch).trials
+            names.remove("quality")
         found = names[-len(wanted) :]
         assert sorted(found) == sorted(wanted) if asked.budget else found == wanted
     elif command == "latency":
         assert read_artifact(out, LatencyTable).entries
+    elif command == "guard":
+        assert read_artifact(out, Guard).held_out
     elif command == "quantize":
         assert read_artifact(out / "manifest.json", Manifest).profile.name == asked.profile
         assert (out / "model.safetensors").is_file()

@@ -13,7 +13,7 @@ import torch
 from quantspectrum.artifacts import DecodeLatency
 from quantspectrum.models.loading import Loaded
 
-__all__ = ["LatencyPlan", "measure_latency"]
+__all__ = ["LatencyPlan", "forget_pictures", "measure_latency"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def measure_latency(
 
 
 def _one_pass(loaded: Loaded, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
-    _forget_pictures(loaded)
+    forget_pictures(loaded)
     output, prefill_ms = _timed(loaded, lambda: loaded.model(input_ids=ids, use_cache=True))
 
     def decode() -> None:
@@ -81,7 +81,7 @@ def _one_pass(loaded: Loaded, ids: torch.Tensor, new_tokens: int) -> tuple[float
     return prefill_ms, decode_ms / new_tokens
 
 
-def _forget_pictures(loaded: Loaded) -> None:
+def forget_pictures(loaded: Loaded) -> None:
     """Models of the Qwen-VL family keep where the last batch's pictures shifted positions to."""
     for module in loaded.model.modules():
         if getattr(module, "rope_deltas", None) is not None:

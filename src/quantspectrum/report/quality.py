@@ -128,8 +128,9 @@ def guard_sentence(guard: Guard) -> str:
         said = "No profile has a rival of its size to be compared with."
     elif failing:
         said = (
-            f"Not better than every rival of equal size: {', '.join(failing)}. There the ranking of "
-            f"{guard.lens} is not shown to help."
+            f"Not better than every rival of equal size: {', '.join(failing)}. There the choice of "
+            f"groups by {guard.lens} is not shown to help; cuts overlook the groups' sizes, which "
+            "budgets of bytes do not."
         )
     else:
         said = "Every profile with rivals of equal size beats all of them."

@@ -1,7 +1,7 @@
 """Does the ranking earn its keep? Every profile against rivals of equal size.
 
-A rival of a profile quantizes as many weight bytes in the same formats, within half of the model's
-largest group, but chooses its groups without the ranking:
+A rival of a profile quantizes ops of as many bytes in the same formats, within half of the largest
+group (or it is a single group), but chooses its groups without the ranking:
 
 * ``uniform``: spread evenly in model order. Walking through the model, a group is taken whenever that
   brings the bytes taken nearest to the profile's share of the bytes passed;
@@ -80,10 +80,12 @@ def rivals_of(
     place = {name: number for number, name in enumerate(model_order)}
     in_model = sorted(members, key=lambda group: min(place[name] for name in members[group]))
 
+    bits = {name: fmt.weight.bits for name, fmt in spectrum.formats.items()}
+
     def ops_along(order: Sequence[str], take: Callable[..., list[str]]) -> Ops:
         ops: dict[str, str] = {}
         left = list(order)
-        for fmt in sorted(set(profile.ops.values()), key=lambda f: spectrum.formats[f].weight.bits):
+        for fmt in sorted(set(profile.ops.values()), key=lambda f: (bits[f], f)):
             mine = {name: f for name, f in profile.ops.items() if f == fmt}
             sizes = [weight_bytes(dict.fromkeys(members[g], fmt), spectrum) for g in left]
             taken = take(left, sizes, weight_bytes(mine, spectrum))

@@ -24,6 +24,7 @@ from quantspectrum.data.encode import Batch, encode_prompts
 from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.generation import answer, asked, judge
+from quantspectrum.evaluate.latency import forget_pictures
 from quantspectrum.models.loading import Loaded, check_unquantized
 from quantspectrum.sensitivity import measured_metric
 from quantspectrum.sensitivity.calibration import OpRanges, observe_op_ranges
@@ -220,6 +221,7 @@ class Meter:
                 said = answer(self.loaded, prompts, max_new_tokens=self.max_new_tokens)
             finally:
                 self._activate({})
+                forget_pictures(self.loaded)
         made = judge(samples, said)
         if made is None:
             raise UserError(

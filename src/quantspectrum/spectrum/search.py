@@ -8,6 +8,7 @@ Whether a choice keeps to the budget can only be measured, and measuring is what
    are added, one at first, twice as many after each success, half as many after a failure; a group
    that fails alone is left out too. Half of the trials that are left are for this;
 4. swaps: each group left out, the largest first, for the most sensitive one quantized that is smaller.
+   What is left then goes to more of step 3.
 
 Sizes only grow, and what is returned was itself tried and kept to the budget, whatever damage does.
 """
@@ -42,7 +43,7 @@ class _Search:
         return sum(self.sizes[place] for place in chosen)
 
     def attempt(self, step: Step, places: Sequence[int]) -> bool:
-        chosen = tuple(sorted(places))
+        chosen = tuple(sorted(set(places)))
         if chosen not in self._seen:
             if self.left == 0:
                 raise _Spent
@@ -63,10 +64,10 @@ class _Search:
                 high = middle
         return low
 
-    def add(self, failed: int) -> list[int]:
-        """Go on after a group that failed; returns the groups left out."""
-        out, at, reach = [failed], failed + 1, 1
-        reserved = self.left // 2
+    def add(self, at: int, *, reserved: int) -> tuple[list[int], int]:
+        """Go on at a place while more trials are left; groups left out, and where it ended."""
+        out: list[int] = []
+        reach = 1
         while at < len(self.sizes) and self.left > reserved:
             block = range(at, min(at + reach, len(self.sizes)))
             if self.attempt("add", [*self.best, *block]):
@@ -76,7 +77,7 @@ class _Search:
                 at += 1
             else:
                 reach = len(block) // 2
-        return [*out, *range(at, len(self.sizes))]
+        return out, at
 
     def swap(self, out: Sequence[int]) -> None:
         """Groups left out for smaller ones that are in."""
@@ -102,7 +103,10 @@ def search(
     try:
         if not sizes or work.attempt("whole", range(len(sizes))):
             return work.best
-        work.swap(work.add(work.bisect()))
+        failed = work.bisect()
+        out, at = work.add(failed + 1, reserved=work.left // 2)
+        work.swap([failed, *out, *range(at, len(sizes))])
+        work.add(at, reserved=0)
     except _Spent:
         pass
     return work.best
