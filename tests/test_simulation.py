@@ -380,7 +380,7 @@ def test_a_loaders_arithmetic_multiplies_with_torchs_own_kernels(
     x = torch.randn(2, 6)
     plans = {"0": OpPlan(format=preset("w8a16"))}
     monkeypatch.setattr(simulation, "linear", padded)
-    with Simulation(model, plans, lambda plan: lambda x: x) as loader:
+    with Simulation(model, plans, lambda _plan: lambda x: x) as loader:
         loader.activate_all()
         as_loaded = model(x)
     with Simulation(model, plans) as serving:
