@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import framework_cases as cases
@@ -12,12 +13,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import models_tiny
-from quantspectrum.artifacts import Manifest, read_artifact, write_artifact
+from quantspectrum.artifacts import Manifest, Profile, Spectrum, read_artifact, write_artifact
 from quantspectrum.backends import inc_static
 from quantspectrum.backends.isolated import Task
+from quantspectrum.backends.onnx import MAX_OP_L2
 from quantspectrum.backends.probing import distance, logits_of, probe_batches
 from quantspectrum.backends.quantize import plans_of
 from quantspectrum.cli import main
+from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded
 
 pytestmark = pytest.mark.slow
@@ -133,6 +136,47 @@ def test_onnx_quantizes_the_profiles_nodes(
     if reduce_range == "yes":
         codes = [onnx.numpy_helper.to_array(i) for i in int8]
         assert max(abs(int(c.min())) for c in codes) <= 64
+
+
+def _one_op(loaded: Loaded, op: str) -> Spectrum:
+    spectrum = cases.spectrum_of(loaded, "w8a8-static")
+    profiles = [
+        Profile(name="most", share=0, groups=1, ops={op: "w8a8-static"}, predicted_damage=0)
+    ]
+    return spectrum.model_copy(update={"profiles": tuple(profiles)})
+
+
+def test_onnx_leaves_the_siblings_of_an_op_alone(tmp_path: Path) -> None:
+    """q, k and v read one tensor; its quantized twin is for q alone."""
+    onnx = pytest.importorskip("onnx")
+    loaded, op = cases.load_tiny("llama", tmp_path / "m"), "model.layers.0.self_attn.q_proj"
+    manifest = cases.write(loaded, _one_op(loaded, op), "onnx", tmp_path / "v")
+    nodes = onnx.load(tmp_path / "v" / "model.onnx").graph.node
+    made = {o for node in nodes if node.op_type == "DequantizeLinear" for o in node.output}
+    assert len([node for node in nodes if made.intersection(node.input)]) == 1
+    assert manifest.verification is not None
+    assert manifest.verification.distances["ops"] < 1e-5
+
+
+def test_a_graph_that_computes_otherwise_is_found_out(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from quantspectrum.backends import onnx_check, onnx_graph
+
+    loaded, op = cases.load_tiny("llama", tmp_path / "m"), "model.layers.0.mlp.down_proj"
+    spectrum = _one_op(loaded, op)
+    cases.write(loaded, spectrum, "onnx", tmp_path / "v")
+    task = Task(loaded=loaded, plans=plans_of(spectrum, "most", loaded), directory=tmp_path)
+    path = tmp_path / "v" / "model.onnx"
+    nodes = onnx_graph.nodes_of(path, [op])
+    right = onnx_check.quantized_tensors(path, nodes)
+    assert onnx_check.op_error(task, path, nodes, right) < 1e-5
+    assert onnx_check.weight_error(loaded, right) <= 0.501
+    # What is expected no longer is what the graph holds.
+    wrong = {op: replace(right[op], scale=right[op].scale * 1.1, weight=right[op].weight + 0.01)}
+    assert onnx_check.op_error(task, path, nodes, wrong) > MAX_OP_L2
+    assert onnx_check.weight_error(loaded, wrong) > 0.51
+    with pytest.raises(UserError, match="1 quantized nodes where 0 were planned"):
+        onnx_check.quantized_tensors(path, {})
 
 
 def test_the_command_writes_a_variant_of_a_framework(

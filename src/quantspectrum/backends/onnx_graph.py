@@ -1,53 +1,32 @@
-"""ONNX graphs of models: exported, quantized node by node, and read back."""
+"""ONNX graphs of models: exported, and quantized node by node."""
 
 from __future__ import annotations
 
 import ast
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from quantspectrum.backends.isolated import Task
-from quantspectrum.backends.probing import distance, probe_batches, simulated_logits
+from quantspectrum.backends.probing import probe_batches
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.outputs import run_model
 
-__all__ = [
-    "OPSET",
-    "QuantizedTensors",
-    "distance_to_simulation",
-    "export",
-    "nodes_of",
-    "quantize",
-    "quantized_tensors",
-]
+__all__ = ["OPSET", "export", "feeds", "input_names", "nodes_of", "quantize"]
 
 OPSET = 18
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _LARGE = 2**30
 """Bytes above which weights lie in a file of their own; a graph holds 2 GiB at most."""
-
-
-@dataclass(frozen=True)
-class QuantizedTensors:
-    """What the nodes around an op's MatMul compute with."""
-
-    weight: Tensor
-    scale: float
-    zero_point: int
-    unsigned: bool
 
 
 class _Wrapped(nn.Module):
@@ -68,7 +47,7 @@ def export(loaded: Loaded, path: Path) -> None:
     Raises:
         UserError: PyTorch cannot export this model.
     """
-    names = _input_names(loaded)
+    names = input_names(loaded)
     batch = torch.export.Dim("batch", min=1, max=64)
     if loaded.takes_text:
         longest = int(getattr(loaded.config, "max_position_embeddings", 512))
@@ -103,7 +82,8 @@ def export(loaded: Loaded, path: Path) -> None:
             ) from error
 
 
-def _input_names(loaded: Loaded) -> list[str]:
+def input_names(loaded: Loaded) -> list[str]:
+    """Names of the graph's inputs, which are those of the model."""
     return ["input_ids", "attention_mask"] if loaded.takes_text else ["pixel_values"]
 
 
@@ -127,7 +107,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def nodes_of(path: Path, ops: Mapping[str, object]) -> dict[str, str]:
+def nodes_of(path: Path, ops: Iterable[str]) -> dict[str, str]:
     """Op to the name of the node that computes its matrix product.
 
     Raises:
@@ -163,7 +143,7 @@ def quantize(
         quantize_static,
     )
 
-    names = _input_names(task.loaded)
+    names = input_names(task.loaded)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """The calibration batches, one after another."""
@@ -173,7 +153,7 @@ def quantize(
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._batches, None)
-            return None if batch is None else _feeds(batch, names)
+            return None if batch is None else feeds(batch, names)
 
     act = next(iter(task.plans.values())).format.activation
     assert act is not None
@@ -198,91 +178,29 @@ def quantize(
                 "QuantizeBias": False,
             },
         )
+    _spare_others(target, nodes)
 
 
-def _feeds(batch: Batch, names: Sequence[str]) -> dict[str, Any]:
-    return {name: batch.inputs[name].cpu().numpy() for name in names}
+def _spare_others(path: Path, nodes: Collection[str]) -> None:
+    """Give nodes that are not named the tensors that they read before.
 
-
-def quantized_tensors(path: Path, nodes: Mapping[str, str]) -> dict[str, QuantizedTensors]:
-    """For each op what its quantized node computes with.
-
-    Raises:
-        UserError: Other nodes are quantized than those of the ops.
+    ONNX Runtime puts its pair of nodes before every reader of an input, also of ops that are kept.
     """
-    graph = onnx.load(str(path)).graph
-    values = {one.name: one for one in graph.initializer}
-    made_by = {output: node for node in graph.node for output in node.output}
-    by_name = {node.name: node for node in graph.node}
-    products = [
-        node.name
-        for node in graph.node
-        if node.op_type in ("MatMul", "Gemm")
-        and any(_is(made_by, name, "DequantizeLinear") for name in node.input)
-    ]
-    if sorted(products) != sorted(nodes.values()):
-        raise UserError(
-            f"the graph has {len(products)} quantized matrix products where {len(nodes)} were "
-            "planned; this is a fault of the backend: please report it"
-        )
-    found = {}
-    for op, name in nodes.items():
-        node = by_name[name]
-        inputs, weight = (made_by[node.input[index]] for index in (0, 1))
-        codes, scale, zero = (numpy_helper.to_array(values[i]) for i in weight.input)
-        axis = next((a.i for a in weight.attribute if a.name == "axis"), 1)
-        shape = [-1 if dim == axis % codes.ndim else 1 for dim in range(codes.ndim)]
-        floats = (codes.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        act_zero = numpy_helper.to_array(values[inputs.input[2]])
-        found[op] = QuantizedTensors(
-            weight=torch.from_numpy(floats if transposed else floats.T.copy()),
-            scale=float(numpy_helper.to_array(values[inputs.input[1]])),
-            zero_point=int(act_zero),
-            unsigned=act_zero.dtype == np.uint8,
-        )
-    return found
+    model = onnx.load(str(path), load_external_data=False)
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    for node in model.graph.node:
+        if node.name in nodes or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for index, name in enumerate(node.input):
+            dequantize = made_by.get(name)
+            if dequantize is None or dequantize.op_type != "DequantizeLinear":
+                continue
+            pair = made_by.get(dequantize.input[0])
+            if pair is not None:
+                node.input[index] = pair.input[0]
+    onnx.save(model, str(path))
 
 
-def _is(made_by: Mapping[str, Any], name: str, kind: str) -> bool:
-    return name in made_by and made_by[name].op_type == kind
-
-
-def distance_to_simulation(
-    task: Task, path: Path, tensors: Mapping[str, QuantizedTensors]
-) -> float:
-    """Largest relative L2 between what ONNX Runtime computes and the graph's numbers simulated."""
-    import onnxruntime
-
-    loaded = task.loaded
-    names = _input_names(loaded)
-    probes = probe_batches(loaded)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = [torch.from_numpy(session.run(None, _feeds(batch, names))[0]) for batch in probes]
-    plans = {
-        op: replace(plan, input_range=_range(tensors[op]), scale_dtype=torch.float32)
-        for op, plan in task.plans.items()
-    }
-    with _weights(loaded, tensors):
-        return distance(found, simulated_logits(loaded, plans, probes, part="activation"))
-
-
-def _range(tensors: QuantizedTensors) -> tuple[float, float]:
-    """The range whose scale and zero point these are."""
-    if not tensors.unsigned:
-        return -127.5 * tensors.scale, 127.5 * tensors.scale
-    return -tensors.zero_point * tensors.scale, (255 - tensors.zero_point) * tensors.scale
-
-
-@contextmanager
-def _weights(loaded: Loaded, tensors: Mapping[str, QuantizedTensors]) -> Iterator[None]:
-    """The model with the graph's weights; its own are put back on leaving."""
-    kept: dict[str, Tensor] = {}
-    try:
-        for op, one in tensors.items():
-            parameter = loaded.model.get_parameter(f"{op}.weight")
-            kept[op], parameter.data = parameter.data, one.weight.to(parameter.dtype)
-        yield
-    finally:
-        for op, data in kept.items():
-            loaded.model.get_parameter(f"{op}.weight").data = data
+def feeds(batch: Batch, names: Sequence[str]) -> dict[str, Any]:
+    """What a session takes of a batch."""
+    return {name: batch.inputs[name].cpu().numpy() for name in names}
