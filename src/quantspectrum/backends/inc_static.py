@@ -2,7 +2,7 @@
 
 The numerics of INC's 2.x interface (uint8 per-tensor affine inputs and outputs, int8 per-channel
 weights, integer kernels on the CPU), saved as INC saves them: ``best_model.pt``, a pickle. It is
-unpickled in INC's own environment alone, never in this process, and only :func:`saved_logits`
+read in INC's own environment alone (``weights_only``), never in this process, and only :func:`saved_logits`
 runs it; no serving engine does.
 """
 
@@ -118,8 +118,8 @@ def _note(result: Mapping[str, Any]) -> WriterNote:
         versions=result["versions"],
         settings=result["settings"],
         notes=(
-            "best_model.pt is a pickle, which runs code when it is loaded: load no such file of "
-            "strangers. It is loaded in INC's environment alone",
+            "best_model.pt is a pickle, which may run code when it is loaded without weights_only; "
+            "it is loaded in INC's environment alone, with it",
         ),
         loaders=LOADERS,
         seconds=result["seconds"],

@@ -1,7 +1,7 @@
 """Intel Neural Compressor 3.7: static PTQ with a fixed assignment, and its saved models run again.
 
 ``mode`` ``quantize`` calibrates, converts and writes ``saved/best_model.pt``; ``mode`` ``run`` loads such
-a file, which is a pickle, into a model made from the configuration beside it. Both write what
+a file, a pickle, by its tensors alone into a model made from the configuration beside it. Both write what
 the model predicts for the probe batches into ``found.safetensors`` (``probe.N``).
 """
 
@@ -142,8 +142,8 @@ def _load(request: dict[str, Any]) -> Any:
     config.use_cache = False
     config._attn_implementation = "eager"
     model = getattr(transformers, request["class"])(config).eval()
-    # The file holds INC's settings as Python objects, so that it cannot be read as weights alone.
-    state = torch.load(directory / "best_model.pt", weights_only=False)
+    # A pickle, of which nothing but tensors and plain containers is made.
+    state = torch.load(directory / "best_model.pt", weights_only=True)
     return load(state, model)
 
 
