@@ -24,6 +24,7 @@ import math
 import os
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -161,10 +162,10 @@ def judge(
     served: dict[str, Any], directory: Path, plain: Path, dtype: str, prompts: list[list[int]]
 ) -> dict[str, Any]:
     """How vLLM compares with transformers, with dynamic int8 inputs rounded as either does it."""
-    baseline = reference(plain, dtype, prompts, 127.5)
+    baseline = logprobs_of(plain, dtype, prompts, STEPS["vllm"])
     asked = {name: reference(directory, dtype, prompts, steps) for name, steps in STEPS.items()}
     agreement = {name: compare(served, *answers) for name, answers in asked.items()}
-    moved = mean_difference(asked["vllm"][1], baseline[1])
+    moved = mean_difference(asked["vllm"][1], baseline)
     distance = agreement["vllm"]["logprob_mean_abs_difference"]
     return {
         "agreement": agreement,
@@ -218,9 +219,25 @@ STEPS = {"vllm": 127.0, "compressed-tensors": 127.5}
 """Steps a side of a dynamic int8 input: `max|x| / 127` (vLLM), `2 max|x| / 255` (compressed-tensors)."""
 
 
+@cache
+def _cached_logprobs(directory: Path, dtype: str, prompts: str, steps: float) -> list[list[float]]:
+    return reference(directory, dtype, json.loads(prompts), steps, new_tokens=0)[1]
+
+
+def logprobs_of(
+    directory: Path, dtype: str, prompts: list[list[int]], steps: float
+) -> list[list[float]]:
+    """Log probabilities alone, of each model once."""
+    return _cached_logprobs(directory, dtype, json.dumps(prompts), steps)
+
+
 @torch.inference_mode()
 def reference(
-    directory: Path, dtype: str, prompts: list[list[int]], steps: float
+    directory: Path,
+    dtype: str,
+    prompts: list[list[int]],
+    steps: float,
+    new_tokens: int = NEW_TOKENS,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Greedy tokens and log probabilities of the prompts' tokens, from transformers.
 
@@ -241,11 +258,11 @@ def reference(
 
     outputs, logprobs = [], []
     with patch.object(serving, "input_qparams", qparams), serving.serving_arithmetic(model):
-        for ids in prompts:
+        for index, ids in enumerate(prompts):
             scores = logits(ids).log_softmax(-1)
             logprobs.append([float(scores[i, token]) for i, token in enumerate(ids[1:])])
             row = list(ids)
-            for _ in range(NEW_TOKENS):
+            for _ in range(new_tokens if index < len(PROMPTS) else 0):
                 row.append(int(logits(row)[-1].argmax()))
             outputs.append(row[len(ids) :])
     return outputs, logprobs
@@ -263,15 +280,12 @@ def compare(
     served: dict[str, Any], outputs: list[list[int]], logprobs: list[list[float]]
 ) -> dict[str, Any]:
     """How far two engines agree on the same checkpoint."""
+    pairs = list(zip(served["outputs"][: len(PROMPTS)], outputs[: len(PROMPTS)], strict=True))
     first = [
         next((i for i, (a, b) in enumerate(zip(s, r, strict=True)) if a != b), None)
-        for s, r in zip(served["outputs"], outputs, strict=True)
+        for s, r in pairs
     ]
-    same = [
-        a == b
-        for s, r in zip(served["outputs"], outputs, strict=True)
-        for a, b in zip(s, r, strict=True)
-    ]
+    same = [a == b for s, r in pairs for a, b in zip(s, r, strict=True)]
     differences = [
         abs(a - b)
         for s, r in zip(served["prompt_logprobs"], logprobs, strict=True)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WORKERS = ROOT / "src/quantspectrum/isolation/workers"
-FRAMEWORKS = {"neural_compressor", "modelopt"}
+FRAMEWORKS = {"neural_compressor", "modelopt", "vllm"}
 
 
 def imported(file: Path) -> set[str]:

@@ -32,6 +32,7 @@ from quantspectrum.artifacts import (
 from quantspectrum.cli import build_parser, main
 from quantspectrum.data.pictures import disc
 from quantspectrum.demo import model_dir
+from quantspectrum.serving import CheckReport
 
 PROFILES = ("mild", "medium", "aggressive", "max")
 
@@ -49,6 +50,7 @@ ADDED: dict[str, tuple[str, ...]] = {
     "guard": (*_DEVICE, *_DATA),
     "latency": (*_DEVICE, "--repeats", "2"),
     "quantize": _DEVICE,
+    "check": (),
     "evaluate": (*_DEVICE, *_DATA),
 }
 """Every command that is run, and what is added so that it takes seconds."""
@@ -112,7 +114,7 @@ def check_written(arguments: list[str]) -> None:
     """Everything the documents promise of a command's ``--out`` is there and can be read."""
     asked = build_parser().parse_args(arguments)
     command = arguments[0]
-    if command == "ops":
+    if command == "ops" or (command == "check" and asked.out is None):
         return
     out = Path(asked.out)
     if command == "sensitivity":
@@ -136,8 +138,12 @@ def check_written(arguments: list[str]) -> None:
     elif command == "guard":
         assert read_artifact(out, Guard).held_out
     elif command == "quantize":
-        assert read_artifact(out / "manifest.json", Manifest).profile.name == asked.profile
+        manifest = read_artifact(out / "manifest.json", Manifest)
+        assert manifest.profile.name == asked.profile
+        assert {note.engine: note.serves for note in manifest.serving}["vllm"]
         assert (out / "model.safetensors").is_file()
+    elif command == "check":
+        assert read_artifact(out, CheckReport).serves
     elif command == "evaluate":
         assert read_artifact(out, Evaluation).label == asked.label
     else:

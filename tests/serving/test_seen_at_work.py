@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,14 @@ def test_every_outcome_was_seen() -> None:
         "torn-formats", "misnamed-ignore", "lost-scale",
     }  # fmt: skip
     assert sorted(p.name for p in FIXTURES.iterdir()) == sorted(f"{n}.json.gz" for n in cases)
+
+
+def test_the_table_of_the_page_is_made_from_the_result() -> None:
+    spec = importlib.util.spec_from_file_location("serve_table", ROOT / "bench/serve_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    assert module.filled(page, RESULT) == page
+    assert module.filled(page, {"cases": {}}) != page
