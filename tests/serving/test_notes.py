@@ -72,7 +72,7 @@ def test_quantize_warns_of_a_variant_that_is_not_served(
     monkeypatch.setattr(variants, "load", lambda _: None)
     monkeypatch.setattr(variants, "data_request", lambda _: None)
     args = argparse.Namespace(
-        out="v", transform=None, algorithm=None, smoothing=None, quiet=False, stream=False,
+        out="v", transform=None, algorithm="rtn", smoothing=0.5, quiet=False, stream=False,
         spectrum="s", profile="p", backend="b", json=False,
     )  # fmt: skip
     assert variants.quantize(args) == 0
