@@ -48,10 +48,10 @@ def row(name: str, case: dict[str, Any]) -> str:
         return start + f"error in {error['stage']}: {text} | | | |"
     if "agreement" not in case:
         return start + f"loads, {case['outcome']}: {case['why']} | | | |"
-    found = case["agreement"]["vllm"]
+    found = case["agreement"]
     return (
         start + f"loads, {case['outcome']} | {found['same_tokens']} of {found['tokens']} | "
-        f"{found['logprob_mean_abs_difference']:.4f} | {case['moved_by_quantization']:.4f} |"
+        f"{found['apart_with_vllm_steps']:.4f} | {case['moved_by_quantization']:.4f} |"
     )
 
 

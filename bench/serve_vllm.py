@@ -24,7 +24,8 @@ import math
 import os
 import subprocess
 import tempfile
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -162,11 +163,13 @@ def judge(
     served: dict[str, Any], directory: Path, plain: Path, dtype: str, prompts: list[list[int]]
 ) -> dict[str, Any]:
     """How vLLM compares with transformers, with dynamic int8 inputs rounded as either does it."""
+    logprobs = {name: logprobs_of(directory, dtype, prompts, n) for name, n in STEPS.items()}
     baseline = logprobs_of(plain, dtype, prompts, STEPS["vllm"])
-    asked = {name: reference(directory, dtype, prompts, steps) for name, steps in STEPS.items()}
-    agreement = {name: compare(served, *answers) for name, answers in asked.items()}
-    moved = mean_difference(asked["vllm"][1], baseline)
-    distance = agreement["vllm"]["logprob_mean_abs_difference"]
+    moved = mean_difference(logprobs["vllm"], baseline)
+    agreement = compare(served, reference(directory, dtype, prompts, STEPS["vllm"]))
+    for name, found in logprobs.items():
+        agreement[f"apart_with_{name}_steps"] = mean_difference(served["prompt_logprobs"], found)
+    distance = agreement["apart_with_vllm_steps"]
     return {
         "agreement": agreement,
         "moved_by_quantization": moved,
@@ -215,33 +218,48 @@ def serve(
         return found
 
 
-STEPS = {"vllm": 127.0, "compressed-tensors": 127.5}
+STEPS = {"vllm": 127.0, "compressed_tensors": 127.5}
 """Steps a side of a dynamic int8 input: `max|x| / 127` (vLLM), `2 max|x| / 255` (compressed-tensors)."""
-
-
-@cache
-def _cached_logprobs(directory: Path, dtype: str, prompts: str, steps: float) -> list[list[float]]:
-    return reference(directory, dtype, json.loads(prompts), steps, new_tokens=0)[1]
 
 
 def logprobs_of(
     directory: Path, dtype: str, prompts: list[list[int]], steps: float
 ) -> list[list[float]]:
-    """Log probabilities alone, of each model once."""
-    return _cached_logprobs(directory, dtype, json.dumps(prompts), steps)
+    """Log probabilities of the prompts' tokens, from transformers, of each checkpoint once."""
+    key = (directory, dtype, json.dumps(prompts), steps)
+    if key not in _KNOWN:
+        with engine(directory, dtype, steps) as logits:
+            scores = [(ids, logits(ids).log_softmax(-1)) for ids in prompts]
+        _KNOWN[key] = [
+            [float(found[i, token]) for i, token in enumerate(ids[1:])] for ids, found in scores
+        ]
+    return _KNOWN[key]
 
 
-@torch.inference_mode()
+_KNOWN: dict[tuple[Path, str, str, float], list[list[float]]] = {}
+
+
 def reference(
-    directory: Path,
-    dtype: str,
-    prompts: list[list[int]],
-    steps: float,
-    new_tokens: int = NEW_TOKENS,
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Greedy tokens and log probabilities of the prompts' tokens, from transformers.
+    directory: Path, dtype: str, prompts: list[list[int]], steps: float
+) -> list[list[int]]:
+    """Tokens that transformers continues each of the prompts by, greedily."""
+    outputs = []
+    with engine(directory, dtype, steps) as logits:
+        for ids in prompts[: len(PROMPTS)]:
+            row = list(ids)
+            for _ in range(NEW_TOKENS):
+                row.append(int(logits(row)[-1].argmax()))
+            outputs.append(row[len(ids) :])
+    return outputs
 
-    Inputs are quantized as a serving engine does it, see :mod:`quantspectrum.backends.serving`.
+
+@contextmanager
+def engine(
+    directory: Path, dtype: str, steps: float
+) -> Iterator[Callable[[list[int]], torch.Tensor]]:
+    """A checkpoint in transformers with a serving engine's arithmetic: tokens in, logits out.
+
+    See :mod:`quantspectrum.backends.serving`; dynamic int8 inputs have ``steps`` steps a side.
     """
     loaded = load_model(ModelSpec(model=str(directory), dtype=dtype, device="cpu"))
     model: Any = loaded.model
@@ -250,22 +268,15 @@ def reference(
         scale, zero_point = input_qparams(x, scheme)
         return (scale * 127.5 / steps if scheme.kind == "int" else scale), zero_point
 
+    @torch.inference_mode()
     def logits(ids: list[int]) -> torch.Tensor:
         given = torch.tensor([ids])
         options = {"mm_token_type_ids": given * 0} if loaded.takes_images else {}
         scores: torch.Tensor = model(input_ids=given, **options).logits[0].float()
         return scores
 
-    outputs, logprobs = [], []
     with patch.object(serving, "input_qparams", qparams), serving.serving_arithmetic(model):
-        for index, ids in enumerate(prompts):
-            scores = logits(ids).log_softmax(-1)
-            logprobs.append([float(scores[i, token]) for i, token in enumerate(ids[1:])])
-            row = list(ids)
-            for _ in range(new_tokens if index < len(PROMPTS) else 0):
-                row.append(int(logits(row)[-1].argmax()))
-            outputs.append(row[len(ids) :])
-    return outputs, logprobs
+        yield logits
 
 
 def mean_difference(some: list[list[float]], others: list[list[float]]) -> float:
@@ -276,28 +287,19 @@ def mean_difference(some: list[list[float]], others: list[list[float]]) -> float
     return sum(found) / len(found)
 
 
-def compare(
-    served: dict[str, Any], outputs: list[list[int]], logprobs: list[list[float]]
-) -> dict[str, Any]:
-    """How far two engines agree on the same checkpoint."""
-    pairs = list(zip(served["outputs"][: len(PROMPTS)], outputs[: len(PROMPTS)], strict=True))
+def compare(served: dict[str, Any], outputs: list[list[int]]) -> dict[str, Any]:
+    """How many tokens two engines have in common, place by place, and where each prompt parts."""
+    pairs = list(zip(served["outputs"][: len(PROMPTS)], outputs, strict=True))
     first = [
         next((i for i, (a, b) in enumerate(zip(s, r, strict=True)) if a != b), None)
         for s, r in pairs
     ]
     same = [a == b for s, r in pairs for a, b in zip(s, r, strict=True)]
-    differences = [
-        abs(a - b)
-        for s, r in zip(served["prompt_logprobs"], logprobs, strict=True)
-        for a, b in zip(s, r, strict=True)
-    ]
     return {
         "tokens": len(same),
         "same_tokens": sum(same),
         "first_divergence": first,
-        "logprob_tokens": len(differences),
-        "logprob_mean_abs_difference": mean_difference(served["prompt_logprobs"], logprobs),
-        "logprob_max_abs_difference": max(differences),
+        "scored_tokens": sum(map(len, served["prompt_logprobs"])),
     }
 
 
