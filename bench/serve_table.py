@@ -31,8 +31,8 @@ def filled(page: str, result: dict[str, Any]) -> str:
 def table(result: dict[str, Any]) -> str:
     """One row a case: what was predicted, what happened, how far the engines are apart."""
     lines = [
-        "| checkpoint | type | predicted | vLLM | same tokens | apart | quantization moved |",
-        "|---|---|---|---|---|---|---|",
+        "| checkpoint | type | predicted | vLLM | same tokens | apart | from itself | quantization moved |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [row(name, case) for name, case in result["cases"].items()]
     held = sum(case["prediction_holds"] for case in result["cases"].values())
@@ -45,13 +45,13 @@ def row(name: str, case: dict[str, Any]) -> str:
     if case["outcome"] == "error":
         error = case["vllm"]["error"]
         text = error["text"].splitlines()[0].replace("|", "\\|")
-        return start + f"error in {error['stage']}: {text} | | | |"
+        return start + f"error in {error['stage']}: {text} | | | | |"
     if "agreement" not in case:
-        return start + f"loads, {case['outcome']}: {case['why']} | | | |"
+        return start + f"loads, {case['outcome']}: {case['why']} | | | | |"
     found = case["agreement"]
     return (
         start + f"loads, {case['outcome']} | {found['same_tokens']} of {found['tokens']} | "
-        f"{found['apart_with_vllm_steps']:.4f} | {case['moved_by_quantization']:.4f} |"
+        f"{found['apart_with_vllm_steps']:.4f} | {case['own_noise']:.4f} | {case['moved_by_quantization']:.4f} |"
     )
 
 

@@ -67,10 +67,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
     parser.add_argument("--fixtures", type=Path)
+    parser.add_argument(
+        "--noise", action="store_true", help="only measure own_noise where it lacks"
+    )
     parser.add_argument("--torchvision", type=Path, help="for models that see images")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     makers = sources(args)
+    if args.noise:
+        add_noise(args.out, makers)
+        return
     result: dict[str, Any] = {"cases": {}}
     if args.case and args.out.exists():
         result = json.loads(args.out.read_text())
@@ -92,6 +98,17 @@ def main() -> None:
         }
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         print(" ", result["cases"][case.name]["outcome"], flush=True)
+
+
+def add_noise(path: Path, makers: dict[str, Maker]) -> None:
+    """Measure :func:`own_noise` of the cases of a result that lack it."""
+    result = json.loads(path.read_text())
+    for case in CASES:
+        found = result["cases"].get(case.name, {})
+        if "agreement" in found and "own_noise" not in found:
+            prompts = token_prompts(makers[case.source].variant("w8a8", "baseline"))
+            found["own_noise"] = own_noise(case.make(makers[case.source]), case.dtype, prompts)
+            path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def sources(args: argparse.Namespace) -> dict[str, Maker]:
@@ -173,6 +190,7 @@ def judge(
     return {
         "agreement": agreement,
         "moved_by_quantization": moved,
+        "own_noise": own_noise(directory, dtype, prompts),
         "outcome": "right" if distance <= max(moved, FLOOR[dtype]) else "wrong",
     }
 
@@ -236,6 +254,20 @@ def logprobs_of(
     return _KNOWN[key]
 
 
+def own_noise(directory: Path, dtype: str, prompts: list[list[int]]) -> float:
+    """How far transformers is from itself when embeddings are off by a rounding error, in nats.
+
+    Quantized inputs turn the smallest difference into a whole step where a value lies between two
+    codes; no two engines can be nearer to each other than an engine is to itself like that.
+    """
+    found = logprobs_of(directory, dtype, prompts, STEPS["vllm"])
+    relative = {"float32": 1e-5, "bfloat16": 2.0**-9}[dtype]
+    with engine(directory, dtype, STEPS["vllm"], noise=relative) as logits:
+        scores = [(ids, logits(ids).log_softmax(-1)) for ids in prompts]
+    again = [[float(rows[i, t]) for i, t in enumerate(ids[1:])] for ids, rows in scores]
+    return mean_difference(found, again)
+
+
 _KNOWN: dict[tuple[Path, str, str, float], list[list[float]]] = {}
 
 
@@ -255,14 +287,20 @@ def reference(
 
 @contextmanager
 def engine(
-    directory: Path, dtype: str, steps: float
+    directory: Path, dtype: str, steps: float, noise: float = 0.0
 ) -> Iterator[Callable[[list[int]], torch.Tensor]]:
     """A checkpoint in transformers with a serving engine's arithmetic: tokens in, logits out.
 
-    See :mod:`quantspectrum.backends.serving`; dynamic int8 inputs have ``steps`` steps a side.
+    See :mod:`quantspectrum.backends.serving`; dynamic int8 inputs have ``steps`` steps a side and
+    embeddings are off by ``noise``, relatively.
     """
     loaded = load_model(ModelSpec(model=str(directory), dtype=dtype, device="cpu"))
     model: Any = loaded.model
+    if noise:
+        torch.manual_seed(0)
+        model.get_input_embeddings().register_forward_hook(
+            lambda _module, _given, made: made * (1 + noise * torch.randn_like(made))
+        )
 
     def qparams(x: torch.Tensor, scheme: TensorScheme) -> tuple[torch.Tensor, torch.Tensor]:
         scale, zero_point = input_qparams(x, scheme)
