@@ -44,7 +44,9 @@ def row(name: str, case: dict[str, Any]) -> str:
     start = f"| {name} | {case['dtype']} | {case['predicted']} | "
     if case["outcome"] == "error":
         error = case["vllm"]["error"]
-        text = error["text"].splitlines()[0].replace("|", "\\|")
+        lines = [line.strip() for line in error["text"].splitlines() if line.strip()]
+        # Of several the last is the reason that the kernel meant for this format gives.
+        text = " … ".join(dict.fromkeys((lines[0], lines[-1]))).replace("|", "\\|")
         return start + f"error in {error['stage']}: {text} | | | | |"
     if "agreement" not in case:
         return start + f"loads, {case['outcome']}: {case['why']} | | | | |"

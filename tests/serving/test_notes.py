@@ -73,7 +73,7 @@ def test_quantize_warns_of_a_variant_that_is_not_served(
     monkeypatch.setattr(variants, "data_request", lambda _: None)
     args = argparse.Namespace(
         out="v", transform=None, algorithm="rtn", smoothing=0.5, quiet=False, stream=False,
-        spectrum="s", profile="p", backend="b", json=False,
+        backend_option=None, spectrum="s", profile="p", backend="compressed-tensors", json=False,
     )  # fmt: skip
     assert variants.quantize(args) == 0
     printed = capsys.readouterr()

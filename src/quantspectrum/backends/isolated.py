@@ -33,6 +33,7 @@ from quantspectrum.isolation.checkpoint import plain_checkpoint
 from quantspectrum.models.loading import Loaded, check_unquantized
 from quantspectrum.models.placement import is_offloaded
 from quantspectrum.provenance import Stopwatch
+from quantspectrum.serving.notes import serving_notes
 from quantspectrum.simulation import OpPlan
 
 __all__ = [
@@ -185,6 +186,7 @@ def quantize_isolated(
             quantized_weight_bytes=_weight_bytes(loaded, plans),
             verification=written.verification,
             writer=written.note,
+            serving=serving_notes(stage),
         )
         write_artifact(stage / "manifest.json", manifest)
     return manifest
