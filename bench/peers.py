@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -18,8 +17,8 @@ from quantspectrum import isolation
 from quantspectrum.artifacts import DataIdentity, SensitivityReport
 from quantspectrum.data.encode import Batch
 from quantspectrum.formats import preset
-from quantspectrum.lenses.isolated import batch_tensors
 from quantspectrum.isolation.checkpoint import plain_checkpoint
+from quantspectrum.lenses.isolated import batch_tensors
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.lenses.targets import label_tensors
 from quantspectrum.models.loading import Loaded

@@ -83,9 +83,7 @@ def test_a_stored_result_becomes_a_report(small: Any, answering: Any) -> None:
     loaded, table, request = small
     asked = answering(stored())
     found = modelopt.GRADIENT.score(loaded, table, request)
-    report = report_of(
-        "modelopt:gradient", loaded, table, request, found, Stopwatch(loaded.device)
-    )
+    report = report_of("modelopt:gradient", loaded, table, request, found, Stopwatch(loaded.device))
     assert (asked["environment"], asked["worker"]) == ("modelopt", "modelopt_auto_quantize")
     assert asked["settings"]["preset"] == "INT8_DEFAULT_CFG"
     assert (asked["class"], asked["device"]) == ("LlamaForCausalLM", "cpu")

@@ -94,7 +94,9 @@ def _settings(request: LensRequest) -> dict[str, str]:
     for name, choices in _CHOICES.items():
         found[name] = request.options.get(name, choices[0])
         if found[name] not in choices:
-            raise UserError(f"--lens-option {name}={found[name]}: it is one of {', '.join(choices)}")
+            raise UserError(
+                f"--lens-option {name}={found[name]}: it is one of {', '.join(choices)}"
+            )
     fp8 = request.format.name == "fp8"
     for name, of in (("smoothquant", "w8a8-static"), ("fp8", "fp8")):
         if name in request.options and request.format.name != of:

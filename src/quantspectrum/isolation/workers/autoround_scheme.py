@@ -35,7 +35,7 @@ MIDDLE = 12.0
 """Average bits asked for, which change no score; between those of the two options."""
 
 
-class Scored(Exception):
+class ScoredError(Exception):
     """AutoScheme has its scores."""
 
 
@@ -151,7 +151,7 @@ def run(
 
     def capture(*args: Any, **kwargs: Any) -> None:
         captured.update(score(*args, **kwargs))
-        raise Scored
+        raise ScoredError
 
     delta_loss.get_score_for_scheme = capture
     delta_loss.get_dataloader = lambda *_, **__: batches
@@ -181,7 +181,7 @@ def run(
             # Without one it cannot fall back to other data, and add to what it has summed up.
             processor=object() if batches.pictures else None,
         )
-    except Scored:
+    except ScoredError:
         return captured
     raise RuntimeError("AutoScheme ended without scoring")
 

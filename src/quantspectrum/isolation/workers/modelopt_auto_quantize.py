@@ -45,7 +45,7 @@ Shared = tuple[list[str], float]
 """Ops of a group and the group's score."""
 
 
-class Enough(Exception):
+class TimeIsOverError(Exception):
     """The time budget is over."""
 
 
@@ -126,7 +126,7 @@ class Scan:
         budget = self.request["time_budget"]
         # Whatever the budget, something is scored.
         if budget is not None and measured and time.monotonic() - self.start > budget:
-            raise Enough
+            raise TimeIsOverError
         if self.whole == 0 and measured and time.monotonic() - self.written > WRITE_EVERY_S:
             self.written = time.monotonic()
             self.write(self._scored(), "interrupted")
@@ -260,7 +260,7 @@ def steered(scan: Scan, searcher: Any) -> Iterator[None]:
         scan.begin(self.model)
         try:
             scoring(self)
-        except Enough:
+        except TimeIsOverError:
             scan.stop()
 
     searcher.estimate_sensitivity_scores = estimate
