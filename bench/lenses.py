@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--time-budget", type=float, default=120.0, help="of a lens")
+    parser.add_argument("--time-budget", type=float, default=60.0, help="of a lens")
     parser.add_argument("--lens", action="append", help="these alone")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
@@ -178,11 +178,15 @@ def told(row: dict[str, Any]) -> str:
     name = f"{row['lens']} {options}".strip()
     if "error" in row:
         return f"{name}: {row['error']}"
-    found = " ".join(
-        f"{unit} {pair['value']:.3f} ({pair['low']:.2f} to {pair['high']:.2f}, n {pair['n']})"
-        for unit, pair in row["agreement"].items()
-    )
+    found = " ".join(_figure(unit, pair) for unit, pair in row["agreement"].items())
     return f"{name} {row['format']} {row['base']}: {row['seconds']:.1f} s, {row['scored']} ops, {found}"
+
+
+def _figure(unit: str, pair: dict[str, Any]) -> str:
+    if pair["value"] is None:
+        return f"{unit} none (n {pair['n']})"
+    low, high = (f"{pair[end]:.2f}" if pair[end] is not None else "none" for end in ("low", "high"))
+    return f"{unit} {pair['value']:.3f} ({low} to {high}, n {pair['n']})"
 
 
 def silent(_steps: int) -> Callable[[], None]:
