@@ -16,6 +16,7 @@ DOCUMENTS = (
     "docs/sensitivity.md",
     "docs/spectrum.md",
     "docs/quality.md",
+    "docs/lenses.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
