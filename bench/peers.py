@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,42 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quantspectrum import isolation
 from quantspectrum.artifacts import DataIdentity, SensitivityReport
 from quantspectrum.data.encode import Batch
 from quantspectrum.formats import preset
+from quantspectrum.isolation.checkpoint import plain_checkpoint
 from quantspectrum.lenses.isolated import batch_tensors
 from quantspectrum.lenses.native import NativeRequest, score_ops
+from quantspectrum.lenses.targets import label_tensors
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import OpTable, list_ops
 
-__all__ = ["machine", "run_inc", "run_worker", "text_batch", "timed_scores"]
-
-WORKERS = Path(__file__).parent / "workers"
-
-
-def run_worker(
-    python: str, worker: str, model: nn.Module, tensors: dict[str, Tensor], *options: str
-) -> dict[str, Any]:
-    """What a worker writes about a model and inputs, run by another environment's interpreter."""
-    with tempfile.TemporaryDirectory() as work:
-        directory = Path(work)
-        model.save_pretrained(directory / "model")  # type: ignore[operator]
-        inputs = {name: values.contiguous() for name, values in tensors.items()}
-        save_file(inputs, directory / "inputs.safetensors")
-        arguments = [
-            *(python, str((WORKERS / worker).resolve()), "--model", "model"),
-            *("--inputs", "inputs.safetensors", "--out", "out.json", *options),
-        ]
-        # Workers may leave files where they run; what they print are progress bars.
-        done = subprocess.run(arguments, cwd=directory, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{worker} failed:\n{done.stderr[-4000:]}")
-        found: dict[str, Any] = json.loads((directory / "out.json").read_text())
-        return found
+__all__ = ["machine", "run_inc", "run_modelopt", "text_batch", "timed_scores"]
 
 
 def run_inc(python: str, model: nn.Module, batches: list[Batch], **settings: str) -> dict[str, Any]:
@@ -74,6 +50,35 @@ def run_inc(python: str, model: nn.Module, batches: list[Batch], **settings: str
         }
         tensors = batch_tensors("selection", batches)
         return isolation.run_worker("inc", "inc_mse_v2", request, directory, tensors=tensors)
+
+
+def run_modelopt(python: str, loaded: Loaded, batch: Batch, **settings: str) -> dict[str, Any]:
+    """What ModelOpt's `auto_quantize` finds on a batch, its ranges calibrated on the same one."""
+    os.environ["QUANTSPECTRUM_ENV_MODELOPT"] = python
+    ops = [op.name for op in list_ops(loaded.model, loaded.layout).candidates]
+    with tempfile.TemporaryDirectory() as work:
+        directory = Path(work)
+        request = {
+            "model": str(plain_checkpoint(loaded, directory / "model").resolve()),
+            "class": type(loaded.model).__name__,
+            "dtype": loaded.identity.dtype,
+            "device": str(loaded.device),
+            "ops": ops,
+            "seed": 0,
+            "calibration": 1,
+            "selection": 1,
+            "time_budget": None,
+            "trust_remote_code": False,
+            "settings": {"groups": "fused", "predicts": batch.predicts, **settings},
+        }
+        tensors = {
+            **batch_tensors("calibration", [batch]),
+            **batch_tensors("selection", [batch]),
+            **label_tensors("modelopt", [batch], ("next-token",)),
+        }
+        return isolation.run_worker(
+            "modelopt", "modelopt_auto_quantize", request, directory, tensors=tensors
+        )
 
 
 def text_batch(ids: Tensor) -> Batch:

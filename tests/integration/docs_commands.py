@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/spectrum.md",
     "docs/quality.md",
     "docs/serving.md",
+    "docs/lenses.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -20,6 +20,7 @@ import pytest
 import models_tiny
 from integration.docs_commands import DOCUMENTS, ROOT, fences, shown_commands
 from quantspectrum.artifacts import (
+    Agreement,
     Evaluation,
     Guard,
     LatencyTable,
@@ -32,6 +33,8 @@ from quantspectrum.artifacts import (
 from quantspectrum.cli import build_parser, main
 from quantspectrum.data.pictures import disc
 from quantspectrum.demo import model_dir
+from quantspectrum.isolation import find_environment
+from quantspectrum.lenses.stage import lens_paths
 from quantspectrum.serving import CheckReport
 
 PROFILES = ("mild", "medium", "aggressive", "max")
@@ -49,6 +52,7 @@ ADDED: dict[str, tuple[str, ...]] = {
     "spectrum": (*_DEVICE, *_DATA),
     "guard": (*_DEVICE, *_DATA),
     "latency": (*_DEVICE, "--repeats", "2"),
+    "agree": ("--quiet",),
     "quantize": _DEVICE,
     "check": (),
     "evaluate": (*_DEVICE, *_DATA),
@@ -110,6 +114,18 @@ def runnable(command: list[str], stand_ins: dict[str, Path]) -> list[str]:
     return [name, *(str(stand_ins.get(word, word)) for word in rest), *ADDED[name]]
 
 
+ENVIRONMENTS = {"inc": "inc", "modelopt": "modelopt", "autoround": "inc-autoround"}
+"""Where the lenses of a framework run."""
+
+
+def lacks(arguments: list[str]) -> list[str]:
+    """Environments that a command needs and that are not here."""
+    asked = build_parser().parse_args(arguments)
+    kinds = {lens.partition(":")[0] for lens in getattr(asked, "lens", None) or ()}
+    needed = {ENVIRONMENTS[kind] for kind in kinds if kind in ENVIRONMENTS}
+    return sorted(name for name in needed if find_environment(name) is None)
+
+
 def check_written(arguments: list[str]) -> None:
     """Everything the documents promise of a command's ``--out`` is there and can be read."""
     asked = build_parser().parse_args(arguments)
@@ -117,7 +133,15 @@ def check_written(arguments: list[str]) -> None:
     if command == "ops" or (command == "check" and asked.out is None):
         return
     out = Path(asked.out)
-    if command == "sensitivity":
+    if command == "sensitivity" and asked.lens:
+        for lens, path in lens_paths(out, asked.lens).items():
+            report = read_artifact(path, SensitivityReport)
+            assert report.complete
+            assert report.lens == lens
+            assert path.with_suffix(".md").is_file()
+    elif command == "agree":
+        assert read_artifact(out, Agreement).pairs
+    elif command == "sensitivity":
         for path in report_paths(asked.metric, asked.format, out):
             report = read_artifact(path, SensitivityReport)
             assert report.complete
@@ -189,10 +213,15 @@ def test_a_command_that_is_not_known_fails() -> None:
 def test_commands_run_in_order(
     document: str, folder: Path, stand_ins: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    absent: list[str] = []
     for command in shown_commands(document):
         if command[0] != "quantspectrum":
             continue
         arguments = runnable(command, stand_ins)
+        # What an absent framework would have written is not there for the commands after it either.
+        absent += lacks(arguments)
+        if lacks(arguments) or (absent and command[1] == "agree"):
+            continue
         model = getattr(build_parser().parse_args(arguments), "model", None)
         assert model is None or Path(model).is_dir(), f"no stand-in for the model {model}"
         code = main(arguments)
@@ -200,6 +229,8 @@ def test_commands_run_in_order(
         assert code == 0, f"{shlex.join(command)}: {captured.err}"
         assert captured.out.strip(), f"{shlex.join(command)} says nothing"
         check_written(arguments)
+    if absent:
+        pytest.skip(f"the environments {', '.join(sorted(set(absent)))} are absent; the rest ran")
     check_names(document)
 
 

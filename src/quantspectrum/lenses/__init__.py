@@ -24,6 +24,9 @@ LENSES: Mapping[str, str] = {
     "heuristic:ends": "quantspectrum.lenses.heuristic:ENDS",
     "heuristic:range": "quantspectrum.lenses.heuristic:RANGE",
     "heuristic:size": "quantspectrum.lenses.heuristic:SIZE",
+    "autoround:scheme": "quantspectrum.lenses.autoround:SCHEME",
+    "modelopt:gradient": "quantspectrum.lenses.modelopt:GRADIENT",
+    "modelopt:kl_div": "quantspectrum.lenses.modelopt:KL_DIV",
 }
 """Name of a lens to where it is, as ``module:name``."""
 

@@ -23,7 +23,7 @@ from quantspectrum.lenses.request import LensRequest, LensScores
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import OpTable
 
-__all__ = ["ask_worker", "batch_tensors"]
+__all__ = ["ask_worker", "batch_tensors", "check_accounted"]
 
 GRACE = 1.5
 """A worker minds the time budget itself; it is interrupted when it takes so many times that."""
@@ -62,6 +62,8 @@ def ask_worker(
     asked = {
         "model": str(plain_checkpoint(loaded, request.directory / "model").resolve()),
         "dtype": loaded.identity.dtype,
+        "class": type(loaded.model).__name__,
+        "device": str(loaded.device),
         "ops": names,
         "groups": {op.name: op.group for op in candidates},
         "format": request.format.model_dump(mode="json"),
@@ -111,6 +113,25 @@ def ask_worker(
         n=sum(len(batch.sample_ids) for batch in request.selection),
         stopped_by=found.get("stopped_by") or _limit(request, table),
     )
+
+
+def check_accounted(
+    name: str, found: LensScores, table: OpTable, request: LensRequest
+) -> LensScores:
+    """Refuse what a worker found where it left out an op and neither says why nor stopped early.
+
+    Raises:
+        UserError: Naming the first such op.
+    """
+    asked = [op.name for op in table.candidates[: request.max_ops]]
+    silent = [op for op in asked if op not in found.scores and op not in found.missing]
+    early = found.stopped_by not in (None, _limit(request, table))
+    if silent and not early:
+        raise UserError(
+            f"lens {name} was asked for {len(asked)} ops and says nothing of {len(silent)} of them, "
+            f"such as {silent[0]}; what its worker printed is in {request.directory / 'worker.log'}"
+        )
+    return found
 
 
 def _limit(request: LensRequest, table: OpTable) -> str | None:
