@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,27 @@ def test_incs_own_loop_gives_the_recorded_numbers(tmp_path: Path) -> None:
         n: pytest.approx(golden[n], rel=1e-6) for n in names
     }
     assert found["order"][0] == min(golden, key=lambda name: golden[name])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inc_environment")
+def test_ops_that_no_sample_reaches_are_listed(tmp_path: Path) -> None:
+    """Without pictures a vision tower never runs: its ops are no fault, and have no score."""
+    loaded = loaded_of("qwen2_5_vl", tmp_path / "model")
+    table = list_ops(loaded.model, loaded.layout)
+    ids = torch.randint(5, 30, (4, 12), generator=torch.Generator().manual_seed(0))
+    batch = replace(
+        make_batch("qwen2"),
+        inputs={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        target=torch.ones_like(ids, dtype=torch.bool),
+    )
+    asked = replace(
+        request_of("qwen2_5_vl", tmp_path, options={"fast": "true"}),
+        selection=[batch],
+        calibration=[batch],
+    )
+    found = inc.MSE_V2.score(loaded, table, asked)
+    language = {op.name for op in table.candidates if op.component == "language"}
+    assert found.scores.keys() == language
+    assert set(found.missing.values()) == {"the selection data never reaches it"}
+    assert found.missing.keys() == {op.name for op in table.candidates} - language

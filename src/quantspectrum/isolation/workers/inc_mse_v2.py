@@ -182,10 +182,23 @@ class Run:
                 ):
                     self._forget_unfinished(len(next(iter(batch.values()))), len(parts.quantized))
                     return self.write("time budget")
-                if len(self.batches) == 1 and time.monotonic() - written > WRITE_EVERY_S:
+                if (
+                    len(self.batches) == 1
+                    and parts.reached
+                    and time.monotonic() - written > WRITE_EVERY_S
+                ):
                     self.write("interrupted")
                     written = time.monotonic()
-        self.write()
+        self._leave_out_unreached(parts)
+        return self.write()
+
+    def _leave_out_unreached(self, parts: SubGraphs) -> None:
+        if not parts.names:
+            return
+        for key in set(parts.quantized) - parts.reached:
+            self.missing[op_name(key)] = "the selection data never reaches it"
+            for scores in self.batches:
+                scores.pop(key, None)
 
     def _forget_unfinished(self, samples: int, wanted: int) -> None:
         if len(self.batches) > 1 and len(self.batches[-1]) < wanted:
@@ -212,6 +225,7 @@ class SubGraphs:
         self.configs.pop("bf16_ops_list", None)
         self.head = next(reversed(tuning["op"]))[0].removesuffix(".module")
         self.quantized = [key for key, config in tuning["op"].items() if config is not FLOAT32]
+        self.reached: set[OpKey] = set()
 
     def all_int8(self, batch: Batch) -> tuple[float, Callable[[OpKey], float]]:
         """Squared error with all candidates in int8, and a function for it with one op restored."""
@@ -236,8 +250,14 @@ class SubGraphs:
         simple_inference(converted, batch)
         self._convert(self.names, converted, "")
 
+        everything: list[float] = []
+
         def restored(key: OpKey) -> float:
             home = self._home(key[0])
+            if home not in inputs:
+                # The batch never runs it (a vision tower without pictures): restoring it changes nothing.
+                return everything[0]
+            self.reached.add(key)
             prefix, _, leaf = home.rpartition(".")
             configs = {**self.configs, key[0]: None}
             shell = nn.Module()
@@ -256,7 +276,8 @@ class SubGraphs:
                 setattr(parent, leaf, before)
                 forget_devices()
 
-        return self._error(converted, batch, reference), restored
+        everything.append(self._error(converted, batch, reference))
+        return everything[0], restored
 
     def _whole(self, batch: Batch, reference: Tensor) -> tuple[float, Callable[[OpKey], float]]:
         """A model that INC traces as a whole has no sub-graphs: it is converted whole."""
