@@ -36,6 +36,9 @@ __all__ = ["InputQuantizer", "OpPlan", "Part", "Simulation", "op_error", "servin
 
 InputQuantizer = Callable[[Tensor], Tensor]
 
+Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``x W^T + b`` of input, weight and bias."""
+
 Part = Literal["both", "weight", "activation"]
 """What of an op is quantized."""
 
@@ -353,12 +356,9 @@ def _in_integers(
     module: nn.Module, kernel: IntegerKernel, codes: Tensor, weight: tuple[Tensor, Tensor]
 ) -> Tensor:
     def product(x: Tensor, integers: Tensor, bias: Tensor | None) -> Tensor:
-        return _product(module, x, integers, bias)
+        return _product(module, x, integers, bias, linear)
 
     return kernel.apply(product, codes, weight, _bias_of(module, codes.device))
-
-
-Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def _apply(
@@ -379,7 +379,7 @@ def _product(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    multiply: Multiply = linear,
+    multiply: Multiply,
 ) -> Tensor:
     if isinstance(module, nn.Linear):
         return multiply(x, weight, bias)

@@ -16,7 +16,7 @@ from quantspectrum.formats import Format, TensorScheme
 from quantspectrum.models.outputs import call_options
 from quantspectrum.sensitivity.observers import Observer, observer_of
 
-__all__ = ["OpRanges", "Ranges", "observe_op_ranges", "observe_ranges"]
+__all__ = ["OpRanges", "Ranges", "observe_op_ranges", "observe_ranges", "seen_by_ops"]
 
 Ranges = dict[str, tuple[float, float]]
 Observers = dict[str, Observer]
@@ -112,25 +112,58 @@ def _observing(
     inputs: tuple[Observers, TensorScheme | None],
     outputs: tuple[Observers, TensorScheme | None],
 ) -> Iterator[Callable[[Tensor | None], None]]:
-    mask: list[Tensor | None] = [None]
-
-    def take(name: str, x: Tensor, observers: Observers, scheme: TensorScheme) -> None:
-        x = x.detach()
-        if mask[0] is not None and x.ndim == 3 and x.shape[:2] == mask[0].shape:
-            x = x[mask[0].bool()]
-        if x.numel():
+    def take(name: str, x: Tensor, observers: Observers, scheme: TensorScheme | None) -> None:
+        if scheme is not None:
             if name not in observers:
                 observers[name] = observer_of(scheme)
             observers[name].observe(x)
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def observe(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if inputs[1] is not None:
-                take(name, args[0], inputs[0], inputs[1])
-            if outputs[1] is not None:
-                take(name, output, outputs[0], outputs[1])
+    with seen_by_ops(
+        model,
+        names,
+        lambda name, x: take(name, x, *inputs),
+        (lambda name, y: take(name, y, *outputs)) if outputs[1] is not None else None,
+    ) as set_mask:
+        yield set_mask
 
-        return observe
+
+@contextmanager
+def seen_by_ops(
+    model: nn.Module,
+    names: Sequence[str],
+    received: Callable[[str, Tensor], None],
+    produced: Callable[[str, Tensor], None] | None = None,
+) -> Iterator[Callable[[Tensor | None], None]]:
+    """Show what each op receives, and produces, without padding.
+
+    Where a tensor has the batch's ``(batch, tokens)`` as its first dimensions, positions outside the
+    attention mask are left out; what is then empty is not shown.
+
+    Args:
+        model: The model.
+        names: Names of the ops.
+        received: Shown the input of each op.
+        produced: Shown its output, where given.
+
+    Yields:
+        What is to be told each batch's attention mask, or ``None``, before it is run.
+    """
+    mask: list[Tensor | None] = [None]
+
+    def show(name: str, x: Tensor, to: Callable[[str, Tensor], None]) -> None:
+        x = x.detach()
+        if mask[0] is not None and x.ndim == 3 and x.shape[:2] == mask[0].shape:
+            x = x[mask[0].bool()]
+        if x.numel():
+            to(name, x)
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def after(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            show(name, args[0], received)
+            if produced is not None:
+                show(name, output, produced)
+
+        return after
 
     handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:

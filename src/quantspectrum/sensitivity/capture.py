@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from quantspectrum.sensitivity.stacks import Stacks
 from quantspectrum.sensitivity.store import TensorStore
 
-__all__ = ["Capture", "hollow", "is_same", "joined", "repeated"]
+__all__ = ["Capture", "Record", "hollow", "is_same", "joined", "recording", "repeated"]
 
 
 @dataclass(kw_only=True)
@@ -47,6 +49,78 @@ class Capture:
         self.store.close()
         for kept in (self.calls, self.outputs, self.placeholders):
             kept.clear()
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What a recording notices besides what the capture keeps.
+
+    Attributes:
+        ended: Arguments and output of each module around the last stack.
+        repeats: Units that ran more than once.
+    """
+
+    ended: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    repeats: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def recording(
+    capture: Capture, stacks: Stacks, ops: Mapping[str, nn.Module], *, units: bool
+) -> Iterator[Record]:
+    """Keep what every unit is called with and gives, and what had finished when an op first ran.
+
+    Args:
+        capture: Where it is kept.
+        stacks: The units.
+        ops: The ops, by name.
+        units: Whether units are recorded, and not only ops.
+    """
+    record = Record()
+    runs: dict[str, int] = {}
+    called: dict[str, Any] = {}
+    done: list[str] = []
+    last, blocks = stacks.last(), set(stacks.names())
+
+    def unit_starts(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            if name in stacks.entries:
+                called[name] = args, kwargs
+            if name in blocks and runs[name] == 1:
+                capture.calls[name] = capture.store.put((args, kwargs))
+
+        return hook
+
+    def unit_done(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            done.append(name)
+            if name in stacks.entries:
+                record.ended[name] = called[name], output
+            if name in blocks:
+                capture.placeholders[name] = pytree.tree_map_only(Tensor, hollow, output)
+            if name in last or name not in blocks:
+                capture.outputs[name] = capture.store.put(output)
+
+        return hook
+
+    def op_starts(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any) -> None:
+            capture.before.setdefault(name, frozenset(done))
+
+        return hook
+
+    handles = [op.register_forward_pre_hook(op_starts(name)) for name, op in ops.items()]
+    if units:
+        for name, unit in stacks.units.items():
+            handles.append(unit.register_forward_pre_hook(unit_starts(name), with_kwargs=True))
+            handles.append(unit.register_forward_hook(unit_done(name)))
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+    record.repeats = sorted(name for name, count in runs.items() if count > 1)
 
 
 def is_same(leaf: Any, values: Tensor) -> bool:

@@ -17,8 +17,8 @@ the head itself is not run in replays unless it is an op under test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -30,8 +30,9 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.models.adapter import Layout
 from quantspectrum.models.outputs import call_options, output_of
 from quantspectrum.patching import replaced_forward
-from quantspectrum.sensitivity.capture import Capture, hollow, is_same, joined, repeated
+from quantspectrum.sensitivity.capture import Capture, is_same, joined, recording, repeated
 from quantspectrum.sensitivity.outputs import Head
+from quantspectrum.sensitivity.stacks import Stacks
 from quantspectrum.sensitivity.store import TensorStore, default_limit
 
 __all__ = ["Activate", "ReplayEngine"]
@@ -75,17 +76,7 @@ class ReplayEngine:
         self._device = device
         self._limit = memory_limit
         self._ops = {name: model.get_submodule(name) for name in ops}
-        self._stacks = {
-            stack.path: [f"{stack.path}.{i}" for i in range(len(_children(model, stack.path)))]
-            for stack in layout.stacks
-        }
-        self._units = {
-            name: model.get_submodule(name)
-            for path, blocks in self._stacks.items()
-            for name in (*_around(model, path), *blocks)
-        }
-        # From the outside to the inside, so that the last one that fits is the innermost.
-        self._entries = _parents(layout.stacks[-1].path) if layout.stacks else []
+        self._stacks = Stacks(model, layout)
         self._settings = call_options(model)
         self.head = Head.of(model, layout.head) if layout.head not in self._ops else None
         self.whole = None if layout.stacks else "the model's structure is not known"
@@ -96,14 +87,11 @@ class ReplayEngine:
 
     def blocks(self) -> list[str]:
         """Names of all blocks."""
-        return [name for names in self._stacks.values() for name in names]
+        return self._stacks.names()
 
     def block_of(self, op: str) -> str | None:
         """Name of the block that holds an op; ``None`` outside every stack."""
-        for path, blocks in self._stacks.items():
-            if op.startswith(f"{path}."):
-                return blocks[int(op[len(path) + 1 :].split(".", 1)[0])]
-        return None
+        return self._stacks.block_of(op)
 
     @torch.no_grad()
     def capture(self, batch: Batch) -> Capture:
@@ -111,12 +99,14 @@ class ReplayEngine:
         limit = self._limit if self._limit is not None else default_limit(self._device)
         capture = Capture(inputs=batch.to(self._device).inputs, store=TensorStore(limit))
         self.check_head(capture.inputs)
-        with self._recording(capture) as ended:
+        with recording(capture, self._stacks, self._ops, units=self.whole is None) as record:
             capture.values = self.run(capture.inputs)
+        if record.repeats:
+            self.whole = f"{record.repeats[0]} runs more than once in a forward pass"
         if self.head is not None:
             # Rotary tables and masks of what is around the stack are made again inside it.
-            for name in self._entries:
-                call, output = ended.get(name, (None, None))
+            for name in self._stacks.entries:
+                call, output = record.ended.get(name, (None, None))
                 for place, leaf in enumerate(pytree.tree_leaves(output)):
                     if is_same(leaf, capture.values):
                         capture.entry = name, place, capture.store.put(call)
@@ -134,7 +124,7 @@ class ReplayEngine:
         called with when captured. Besides, and in families known to be chains alone, a whole replay
         once a stack.
         """
-        for path, blocks in self._stacks.items():
+        for path, blocks in self._stacks.blocks.items():
             if self.whole is not None:
                 return
             first: dict[str, str] = {}
@@ -175,10 +165,10 @@ class ReplayEngine:
         with ExitStack() as stack:
             self._skip(stack, capture, op, times=1)
             self._call_again(stack, capture, block, [lambda: None], lambda: None)
-            stack.enter_context(replaced_forward(self._units[following], compare))
+            stack.enter_context(replaced_forward(self._stacks.units[following], compare))
             for name in order[order.index(following) + 1 :]:
                 answer = _returning(self._answer(capture, name))
-                stack.enter_context(replaced_forward(self._units[name], answer))
+                stack.enter_context(replaced_forward(self._stacks.units[name], answer))
             self.run(capture.inputs)
         return same == [True]
 
@@ -300,27 +290,21 @@ class ReplayEngine:
 
     def _skip(self, stack: ExitStack, capture: Capture, op: str, times: int) -> None:
         """Answer for every unit that had finished before ``op`` first ran."""
-        done = capture.before[op]
-        around = {name for path in self._stacks for name in _parents(path)}
+        done, last = capture.before[op], self._stacks.last()
         for name in done:
             if any(name.startswith(f"{other}.") for other in done):
                 continue
             # What a module beside a stack gives may have its batch in any dimension (rotary
             # tables), so that it cannot be repeated: it is computed.
-            if times > 1 and name not in around and name not in capture.placeholders:
+            if times > 1 and name not in self._stacks.around and name not in capture.placeholders:
                 continue
-            if name in capture.placeholders and not self._is_read(name, done):
+            if name in capture.placeholders and name not in last:
                 answer = capture.placeholders[name]
             else:
                 answer = capture.store.get(capture.outputs[name])
             if times > 1:
                 answer = repeated(answer, times)
-            stack.enter_context(replaced_forward(self._units[name], _returning(answer)))
-
-    def _is_read(self, block: str, done: frozenset[str]) -> bool:
-        """Whether something outside its stack can read the block's output: only the last one's."""
-        blocks = self._stacks[block.rpartition(".")[0]]
-        return block == blocks[-1] and block in done
+            stack.enter_context(replaced_forward(self._stacks.units[name], _returning(answer)))
 
     def _call_again(
         self,
@@ -331,7 +315,7 @@ class ReplayEngine:
         rest: Activate,
     ) -> None:
         """Call the block with its captured arguments, once a slot."""
-        module = self._units[block]
+        module = self._stacks.units[block]
         own = module.forward
         args, kwargs = capture.store.get(capture.calls[block])
 
@@ -344,75 +328,6 @@ class ReplayEngine:
             return outputs[0] if len(outputs) == 1 else joined(outputs)
 
         stack.enter_context(replaced_forward(module, forward))
-
-    @contextmanager
-    def _recording(self, capture: Capture) -> Iterator[dict[str, tuple[Any, Any]]]:
-        runs: dict[str, int] = {}
-        ended: dict[str, tuple[Any, Any]] = {}
-        called: dict[str, Any] = {}
-        done: list[str] = []
-        last = {blocks[-1] for blocks in self._stacks.values() if blocks}
-        blocks = set(self.blocks())
-
-        def unit_starts(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-                runs[name] = runs.get(name, 0) + 1
-                if name in self._entries:
-                    called[name] = args, kwargs
-                if name in blocks and runs[name] == 1:
-                    capture.calls[name] = capture.store.put((args, kwargs))
-
-            return hook
-
-        def unit_done(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                done.append(name)
-                if name in self._entries:
-                    ended[name] = called[name], output
-                if name in blocks:
-                    capture.placeholders[name] = pytree.tree_map_only(Tensor, hollow, output)
-                if name in last or name not in blocks:
-                    capture.outputs[name] = capture.store.put(output)
-
-            return hook
-
-        def op_starts(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _args: Any) -> None:
-                capture.before.setdefault(name, frozenset(done))
-
-            return hook
-
-        handles = [op.register_forward_pre_hook(op_starts(n)) for n, op in self._ops.items()]
-        if self.whole is None:
-            for name, unit in self._units.items():
-                handles.append(unit.register_forward_pre_hook(unit_starts(name), with_kwargs=True))
-                handles.append(unit.register_forward_hook(unit_done(name)))
-        try:
-            yield ended
-        finally:
-            for handle in handles:
-                handle.remove()
-        if repeats := sorted(name for name, count in runs.items() if count > 1):
-            self.whole = f"{repeats[0]} runs more than once in a forward pass"
-
-
-def _children(model: nn.Module, path: str) -> list[nn.Module]:
-    return list(model.get_submodule(path).children())
-
-
-def _parents(path: str) -> list[str]:
-    """``a`` and ``a.b`` of ``a.b.c``: the modules around a stack."""
-    parts = path.split(".")[:-1]
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
-
-
-def _around(model: nn.Module, path: str) -> list[str]:
-    """The modules around a stack, and those beside it."""
-    around = _parents(path)
-    parent = around[-1] if around else ""
-    prefix = f"{parent}." if parent else ""
-    beside = [name for name, _ in model.get_submodule(parent).named_children()]
-    return [*around, *(f"{prefix}{name}" for name in beside if f"{prefix}{name}" != path)]
 
 
 def _equal(found: Any, expected: Any) -> bool:

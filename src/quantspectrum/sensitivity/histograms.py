@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from quantspectrum.artifacts.histograms import LOWEST, OCTAVES, Histogram, OpHis
 from quantspectrum.data.encode import Batch
 from quantspectrum.models.outputs import call_options
 from quantspectrum.models.placement import weight_of
+from quantspectrum.sensitivity.calibration import seen_by_ops
 
 __all__ = ["OctaveCounter", "op_histograms"]
 
@@ -81,7 +81,7 @@ def op_histograms(
     The input of an op that the batches never reach has no histogram.
     """
     counters = {name: OctaveCounter() for name in names}
-    with _counting(model, counters) as set_mask:
+    with seen_by_ops(model, names, lambda name, x: counters[name].observe(x)) as set_mask:
         for batch in batches:
             fields = batch.to(device).inputs
             set_mask(fields.get("attention_mask"))
@@ -96,30 +96,3 @@ def _weight(model: nn.Module, name: str) -> Histogram | None:
     counter = OctaveCounter()
     counter.observe(weight_of(model.get_submodule(name)))
     return counter.histogram()
-
-
-@contextmanager
-def _counting(
-    model: nn.Module, counters: dict[str, OctaveCounter]
-) -> Iterator[Callable[[Tensor | None], None]]:
-    mask: list[Tensor | None] = [None]
-
-    def hook(counter: OctaveCounter) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def count(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
-            if mask[0] is not None and x.ndim == 3 and x.shape[:2] == mask[0].shape:
-                x = x[mask[0].bool()]
-            if x.numel():
-                counter.observe(x)
-
-        return count
-
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(hook(counter))
-        for name, counter in counters.items()
-    ]
-    try:
-        yield lambda value: mask.__setitem__(0, value)
-    finally:
-        for handle in handles:
-            handle.remove()
