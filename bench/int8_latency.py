@@ -4,9 +4,9 @@
 
 Every kernel multiplies in its own type; nothing is emulated. Activations are quantized per token
 on the way in, weights per output channel beforehand, and both count. Kernels: `bf16` (PyTorch's
-linear), `int_mm` (`torch._int_mm` with quantization and scaling fused by torch.compile), `torchao`
+linear), `int_mm` (`torch._int_mm` of int8 codes), `torchao`
 (its `Int8DynamicActivationInt8WeightConfig` under torch.compile), and, where the GPU has it,
-`fp8` (`torch._scaled_mm` per row) and `torchao-fp8`. What is not there is listed with its reason.
+`fp8` (`torch._scaled_mm` per row) and `torchao-fp8`. What is not there, or refuses a number of rows, is listed with its reason.
 
 First single ops at several numbers of rows, each replayed from a CUDA graph after the cache was
 flushed, so that weights come from memory as they do in a model. Then the whole decoder of random
@@ -26,74 +26,37 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
+from quantspectrum.formats import preset
 from quantspectrum.models.loading import pick_device
 from quantspectrum.provenance import environment
+from quantspectrum.spectrum.kernels import kernel_for
 
 ROWS = (1, 16, 1024, 4096)
 POINTS = ((1, 512), (8, 512), (1, 1), (16, 1))
 """Batch size and tokens of each: prefills, then steps."""
 
-FEWEST_ROWS = 32
-"""``_int_mm`` takes more than 16 rows on a GPU; fewer are padded."""
 
+class KernelLinear(nn.Module):
+    """A linear by the kernel that `quantspectrum latency` times for a format."""
 
-class IntMm(nn.Module):
-    """A linear of int8 weights per channel and int8 inputs per token, multiplied in integers."""
-
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, fmt: str) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(1, keepdim=True) / 127
-        self.register_buffer("codes", (weight / scale).round().to(torch.int8).contiguous())
-        self.register_buffer("scale", scale.t().contiguous())
+        example = linear.weight.new_empty(1, linear.in_features)
+        self.kernel = kernel_for(preset(fmt), linear.weight.detach(), example)
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        scale = (rows.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-9)
-        codes = (rows.float() / scale).round().clamp(-128, 127).to(torch.int8)
-        count = codes.shape[0]
-        if count < FEWEST_ROWS:
-            codes = functional.pad(codes, (0, 0, 0, FEWEST_ROWS - count))
-        sums = torch._int_mm(codes, self.codes.t())[:count]
-        y = (sums.float() * scale * self.scale).to(x.dtype)
-        y = y if self.bias is None else y + self.bias
-        return y.reshape(*x.shape[:-1], -1)
-
-
-class ScaledMm(nn.Module):
-    """A linear of FP8 E4M3 weights per channel and inputs per token."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(1, keepdim=True) / 448
-        self.register_buffer("codes", (weight / scale).to(torch.float8_e4m3fn).contiguous())
-        self.register_buffer("scale", scale.t().contiguous())
-        self.bias = linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        scale = (rows.float().abs().amax(-1, keepdim=True) / 448).clamp(min=1e-9)
-        codes = (rows.float() / scale).to(torch.float8_e4m3fn)
-        y = torch._scaled_mm(
-            codes,
-            self.codes.t(),
-            scale_a=scale,
-            scale_b=self.scale,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
+        y = self.kernel.run(x.reshape(-1, x.shape[-1]))
         y = y if self.bias is None else y + self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], -1)
 
@@ -122,9 +85,9 @@ def torchao_fp8(model: nn.Module) -> nn.Module:
 
 KERNELS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "bf16": lambda model: model,
-    "int_mm": lambda model: replaced(model, IntMm),
+    "int_mm": lambda model: replaced(model, partial(KernelLinear, fmt="w8a8")),
     "torchao": torchao_int8,
-    "fp8": lambda model: replaced(model, ScaledMm),
+    "fp8": lambda model: replaced(model, partial(KernelLinear, fmt="fp8")),
     "torchao-fp8": torchao_fp8,
 }
 
@@ -212,12 +175,24 @@ def single_ops(
             run = module if kernel == "bf16" else torch.compile(module, dynamic=False)
             for count in rows:
                 x = torch.randn(count, inputs, device=device, dtype=torch.bfloat16)
-                expected = linear(x).float()
-                error = (run(x).float() - expected).norm() / expected.norm()
                 entry = {"op": op, "shape": [outputs, inputs], "kernel": kernel, "rows": count}
-                entry |= {"relative_l2": float(error)} | timed(lambda: run(x), device, repeats)  # noqa: B023
-                found.append(entry)
+                found.append(entry | compared(run, x, linear(x).float(), device, repeats))
     return with_ratios(found, ("op", "rows"))
+
+
+def compared(
+    run: Callable[[Tensor], Tensor],
+    x: Tensor,
+    expected: Tensor,
+    device: torch.device,
+    repeats: int,
+) -> dict[str, Any]:
+    """Distance from the linear in bf16, and times; why there are none where a kernel refuses the rows."""
+    try:
+        error = (run(x).float() - expected).norm() / expected.norm()
+        return {"relative_l2": float(error)} | timed(lambda: run(x), device, repeats)
+    except RuntimeError as refused:
+        return {"refused": str(refused).splitlines()[0]}
 
 
 @torch.inference_mode()
@@ -258,7 +233,11 @@ def one_decoder(
         def work(x: Tensor = x) -> Any:
             return model(inputs_embeds=x, use_cache=False)
 
-        found.append({"batch_size": batch, "tokens": tokens} | timed(work, device, repeats))
+        entry: dict[str, Any] = {"batch_size": batch, "tokens": tokens}
+        try:
+            found.append(entry | timed(work, device, repeats))
+        except RuntimeError as refused:
+            found.append(entry | {"refused": str(refused).splitlines()[0]})
     return found
 
 
@@ -266,6 +245,8 @@ def with_ratios(entries: list[dict[str, Any]], same: tuple[str, ...]) -> list[di
     """bf16's median over each entry's, and whether the quartiles tell the two apart."""
     plain = {tuple(e[k] for k in same): e for e in entries if e["kernel"] == "bf16"}
     for entry in entries:
+        if "refused" in entry:
+            continue
         own = plain[tuple(entry[key] for key in same)]
         entry["ratio"] = own["median_us"] / entry["median_us"]
         apart = entry["high_us"] < own["low_us"] or entry["low_us"] > own["high_us"]

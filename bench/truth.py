@@ -62,13 +62,19 @@ def main() -> None:
         "bench": "truth",
         "environment": environment(loaded.device).model_dump(mode="json"),
         "model": loaded.identity.model_dump(mode="json"),
-        "data": data.model_dump(mode="json"),
+        "data": data.model_dump(mode="json") | {"data": [named(spec) for spec in data.data]},
         "formats": {},
     }
     for fmt in args.format or ["w8a8-static", "w8a8", "w4a16"]:
         result["formats"][fmt] = of_format(loaded, data, fmt, args)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+
+
+def named(spec: str) -> str:
+    """A data spec without the folder its file is in."""
+    kind, _, rest = spec.partition(":")
+    return f"{kind}:{Path(rest).name}" if rest else kind
 
 
 def of_format(

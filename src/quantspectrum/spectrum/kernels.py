@@ -90,20 +90,23 @@ def _int8(scheme: TensorScheme, act: TensorScheme, weight: Tensor, x: Tensor) ->
     outputs = scale.reshape(1, -1)
     sums = codes.sum(0, dtype=torch.int32)[None] if not act.symmetric else None
     fixed = None if act.dynamic else static_input_qparams(x, act)
-    padded = -len(x) % _CUDA_INT_ROWS if x.is_cuda and len(x) < _CUDA_INT_ROWS else 0
+
+    def missing(x: Tensor) -> int:
+        """Rows that CUDA's product wants besides."""
+        return max(0, _CUDA_INT_ROWS - len(x)) if x.is_cuda else 0
 
     def run(x: Tensor) -> Tensor:
         input_scale, input_zero = fixed or input_qparams(x, act)
         q = quantize(x, input_scale, input_zero, act)
-        if padded:
-            q = functional.pad(q, (0, 0, 0, padded))
+        if rows := missing(x):
+            q = functional.pad(q, (0, 0, 0, rows))
         product = torch._int_mm(q, codes)[: len(x)]
         if sums is not None:
             product = product - input_zero.to(torch.int32) * sums
         return (product.float() * input_scale * outputs).to(x.dtype)
 
     name = "torch._int_mm (int8)"
-    return Kernel(name=f"{name}, rows padded to {_CUDA_INT_ROWS}" if padded else name, run=run)
+    return Kernel(name=f"{name}, rows padded to {_CUDA_INT_ROWS}" if missing(x) else name, run=run)
 
 
 def _fp8(fmt: Format, weight: Tensor) -> Kernel:
