@@ -283,7 +283,8 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     for entry in result["decoder"]:
-        print({k: entry[k] for k in ("kernel", "batch_size", "tokens", "ratio", "verdict")})
+        told = ("kernel", "batch_size", "tokens", "ratio", "verdict", "refused")
+        print({key: entry[key] for key in told if key in entry})
 
 
 if __name__ == "__main__":
