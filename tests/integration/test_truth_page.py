@@ -1,0 +1,80 @@
+"""docs/truth.md says what the results of its bench say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/truth.md"
+RESULTS = ROOT / "bench/results"
+
+
+@pytest.fixture
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("truth_tables", ROOT / "bench/truth_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def orders(name: str, fmt: str) -> dict[str, Any]:
+    truth = json.loads((RESULTS / f"{name}.json").read_text())["formats"][fmt]["truth"]
+    return {order["label"]: order for order in truth["orders"]} | {"truth": truth}
+
+
+def test_the_tables_are_made_from_the_results(tables: ModuleType, tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert tables.filled(page, RESULTS) == page
+    for name in tables.RESULTS:
+        shutil.copy(RESULTS / f"{name}.json", tmp_path)
+    changed = json.loads((tmp_path / "truth_smollm2.json").read_text())
+    changed["formats"]["w8a8-static"]["truth"]["orders"][0]["seconds"] = 77.7
+    (tmp_path / "truth_smollm2.json").write_text(json.dumps(changed))
+    assert "| 77.7 |" in tables.filled(page, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"),
+    [("truth_smollm2", "w8a8-static"), ("truth_stories260k", "w8a8-static")],
+)
+def test_what_the_page_concludes(name: str, fmt: str) -> None:
+    found = orders(name, fmt)
+    ceiling = found["truth"]["ceiling"]
+    for lens in ("native:kl isolate", "native:visibility"):
+        assert found[lens]["spearman"]["high"] >= ceiling - 0.02
+    best = found["native:kl isolate"]["area"]["value"]
+    for lens in ("native:kl fallback", "native:mse_v2 fallback"):
+        assert found[lens]["area_more"]["low"] > 0
+    assert found["native:visibility"]["seconds"] < found["native:kl isolate"]["seconds"] / 2
+    chance = [order["area"]["value"] for label, order in found.items() if "random" in label]
+    for lens in ("native:sqnr", "native:hawq_v2", "native:nll"):
+        assert best < found[lens]["area"]["value"]
+    assert found["heuristic:range"]["area"]["value"] < min(chance)
+    assert found["heuristic:ends"]["area"]["value"] > min(chance)
+
+
+def test_the_fallback_direction_on_smollm2() -> None:
+    found = orders("truth_smollm2", "w8a8-static")
+    for lens in ("native:kl fallback", "native:mse_v2 fallback"):
+        interval = found[lens]["spearman"]
+        assert interval["low"] < 0 < interval["high"]
+
+
+def test_where_single_damages_do_not_add_up() -> None:
+    found = orders("truth_stories260k", "w4a16")
+    kl = found["native:kl isolate"]
+    assert kl["spearman"]["low"] > 0.9
+    for lens in ("heuristic:range", "heuristic:down-proj", "native:sqnr"):
+        assert found[lens]["area"]["value"] < min(
+            kl["area"]["value"], found["measured"]["area"]["value"]
+        )
+    assert kl["area_more"]["low"] > 0
