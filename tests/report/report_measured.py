@@ -74,14 +74,16 @@ def additivity(metric: str = "kl", *, same_unit: bool = True) -> Additivity:
     return Additivity(metric=metric, same_unit=same_unit, estimated=0, points=points, fit=fit)
 
 
-def guard(*profiles: GuardedProfile, held_out: bool = True, quantity: str = "kl") -> Guard:
+def guard(
+    *profiles: GuardedProfile, held_out: bool = True, quantity: str = "kl", spectrum: str = "x"
+) -> Guard:
     nothing = GuardedProfile(
         name="baseline", reading=reading(0), damage=around(0, 0), note="quantizes nothing"
     )
     return Guard(
         lens="native:kl",
         base="isolate",
-        spectrum_sha256="x",
+        spectrum_sha256=spectrum,
         provenance=PROVENANCE,
         held_out=held_out,
         quantity=quantity,  # type: ignore[arg-type]

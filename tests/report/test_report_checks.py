@@ -11,10 +11,11 @@ from report_measured import guard, guarded
 from report_pages import column, markdown_page, parse
 
 from quantspectrum.agreement import agree_files
-from quantspectrum.artifacts import Artifact, write_artifact
+from quantspectrum.artifacts import Artifact, sha256_file, write_artifact
 from quantspectrum.errors import UserError
 from quantspectrum.report import compare_run, write_report
 from quantspectrum.report.inputs import read_run
+from quantspectrum.report.prose import warnings
 from quantspectrum.report.quality import KL_TOKENS
 from quantspectrum.report.resources import size_table
 
@@ -64,6 +65,17 @@ def test_a_search_beside_the_spectrum_is_shown_too(run: Path) -> None:
     assert list(read_run(run).searches) == ["spectrum.quality"]
     write_report(run)
     assert "On samples it never saw" in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_guard_of_another_spectrum_is_a_warning(run: Path) -> None:
+    made = guard(guarded("mild", "beats"), spectrum=sha256_file(run / "spectrum.json"))
+    write_artifact(run / "guard.json", made)
+    assert not any("another spectrum" in said for said in warnings(read_run(run)))
+    with (run / "spectrum.json").open("a", encoding="utf-8") as file:
+        file.write(" ")
+    assert any("another spectrum" in said for said in warnings(read_run(run)))
+    (run / "spectrum.json").unlink()
+    assert any("another spectrum" in said for said in warnings(read_run(run)))
 
 
 def test_what_is_absent_is_said(run: Path) -> None:

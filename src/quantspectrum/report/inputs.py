@@ -50,6 +50,7 @@ class RunFiles:
         histograms: Weights and inputs of the ops.
         agreement: How far the lenses agree, as ``quantspectrum agree`` wrote it.
         guard: The profiles beside rivals of equal size.
+        guard_stale: The guard is of another spectrum than the run's.
         searches: Searches for a profile within a quality budget, by file name without ``.json``.
         truth: What quantizing really did on held-out data.
     """
@@ -65,6 +66,7 @@ class RunFiles:
     histograms: Histograms | None = None
     agreement: Agreement | None = None
     guard: Guard | None = None
+    guard_stale: bool = False
     searches: dict[str, QualitySearch] = field(default_factory=dict)
     truth: Truth | None = None
 
@@ -105,7 +107,9 @@ def read_run(run_dir: Path) -> RunFiles:
         UserError: ``run.json`` is missing, or a record that is there cannot be read.
     """
     run = read_artifact(run_dir / "run.json", RunRecord)
-    spectrum = _read(run_dir / "spectrum.json", Spectrum)
+    spectrum_path = run_dir / "spectrum.json"
+    spectrum = _read(spectrum_path, Spectrum)
+    guard = _read(run_dir / "guard.json", Guard)
     paths = {_name(path): path for path in sorted((run_dir / "sensitivity").glob("*.json"))}
     hashes = {name: sha256_file(path) for name, path in paths.items()}
     source = None
@@ -131,7 +135,9 @@ def read_run(run_dir: Path) -> RunFiles:
         hashes=hashes,
         histograms=_read(run_dir / "histograms.json", Histograms),
         agreement=_read(run_dir / "agreement.json", Agreement),
-        guard=_read(run_dir / "guard.json", Guard),
+        guard=guard,
+        guard_stale=guard is not None
+        and (spectrum is None or guard.spectrum_sha256 != sha256_file(spectrum_path)),
         searches={name: found for name, found in searches.items() if found is not None},
         truth=_read(run_dir / "truth.json", Truth),
     )
