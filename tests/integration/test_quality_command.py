@@ -65,7 +65,7 @@ def test_the_command_gives_the_same_record(
     made = read_artifact(out, Guard)
     assert made.profiles == read_artifact(finished_run / "guard.json", Guard).profiles
     printed = capsys.readouterr().out
-    assert "uniform" in printed
+    assert "Uniform" in printed
     assert "log-log line" in printed
 
 

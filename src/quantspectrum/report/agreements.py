@@ -32,7 +32,7 @@ def agreement_document(agreement: Agreement) -> Document:
         tables=(
             ("Lenses", lenses_table(agreement)),
             *((f"Over {unit}s", pairs_table(agreement, unit)) for unit in ("group", "op")),
-            *((("Where they disagree most", most),) if most is not None else ()),
+            *((("Disagreements", most),) if most is not None else ()),
         ),
     )
 

@@ -237,7 +237,7 @@ def guard_document(guard: Guard) -> Document:
     if guard.additivity is not None:
         said.append(additivity_sentence(guard.additivity))
     return Document(
-        title="Guard", sentences=tuple(said), tables=(("Profiles", guard_table(guard)),)
+        title="Guard", sentences=tuple(said), tables=(("Guard", guard_table(guard)),)
     )
 
 
