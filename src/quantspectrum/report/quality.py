@@ -236,9 +236,7 @@ def guard_document(guard: Guard) -> Document:
     said = [guard_sentence(guard)]
     if guard.additivity is not None:
         said.append(additivity_sentence(guard.additivity))
-    return Document(
-        title="Guard", sentences=tuple(said), tables=(("Guard", guard_table(guard)),)
-    )
+    return Document(title="Guard", sentences=tuple(said), tables=(("Guard", guard_table(guard)),))
 
 
 def _samples(guard: Guard) -> str:
