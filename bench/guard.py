@@ -23,7 +23,8 @@ import torch
 from quantspectrum import measured, stages
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
-from quantspectrum.report.quality import guard_text, quality_text
+from quantspectrum.report.quality import guard_document, search_sentence
+from quantspectrum.report.tables import document_text
 from quantspectrum.spectrum.build import DEFAULT_CUTS
 from quantspectrum.spectrum.quality_budget import parse_budget
 
@@ -125,7 +126,8 @@ def _measure(loaded: Loaded, fmt: str, args: argparse.Namespace) -> dict[str, An
             progress=_no_progress,
         )
         timed("quality", start)
-    print(guard_text(guard), quality_text(quality), seconds, sep="\n", flush=True)
+    said = document_text(guard_document(guard)), search_sentence(quality)
+    print(*said, seconds, sep="\n", flush=True)
     return {
         "ops": len(ranked.ops),
         "seconds": seconds,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantspectrum.agreement import agree, agree_files, agreement_markdown
+from quantspectrum.agreement import agree, agree_files
 from quantspectrum.agreement.agree import group_scores, labels_of
 from quantspectrum.artifacts import (
     Agreement,
@@ -23,6 +23,9 @@ from quantspectrum.artifacts import (
 from quantspectrum.cli import main
 from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
+from quantspectrum.report.agreements import agreement_document
+from quantspectrum.report.markdown import document_markdown
+from quantspectrum.report.tables import document_text
 
 MODEL = ModelIdentity(
     id="m",
@@ -126,9 +129,11 @@ def test_the_largest_disagreement_comes_first_with_what_each_saw() -> None:
     assert first.places["inc:mse_v2"] == 0
     assert first.scores == {"native:kl": 3.0, "inc:mse_v2": 100.0}
     assert first.raw["inc:mse_v2"] == {"twice": 200.0}
-    text = agreement_markdown(found)
-    assert "| language.0.d |" in text
-    assert "inc:mse_v2" in text
+    made = agreement_document(found)
+    text = document_markdown(made)
+    assert "| `language.0.d` |" in text
+    assert "`inc:mse_v2`" in text
+    assert "\nlanguage.0.d " in document_text(made)
 
 
 def test_labels_tell_reports_apart() -> None:

@@ -65,7 +65,7 @@ def test_the_command_gives_the_same_record(
     made = read_artifact(out, Guard)
     assert made.profiles == read_artifact(finished_run / "guard.json", Guard).profiles
     printed = capsys.readouterr().out
-    assert "uniform" in printed
+    assert "Uniform" in printed
     assert "log-log line" in printed
 
 
@@ -125,6 +125,7 @@ def test_a_run_with_a_budget(tmp_path: Path) -> None:
     assert manifest.profile == search.profile
     assert (out / "evaluations/quality.json").is_file()
     assert not (out / "guard.json").exists()
+    assert "### Search for the budget" in (out / "report.md").read_text(encoding="utf-8")
     record = read_artifact(out / "run.json", RunRecord)
     names = list(record.stages)
     assert names.index("spectrum") < names.index("quality") < names.index("quantize:quality")

@@ -4,130 +4,78 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from report_pages import column, parse
+import report_measured as measured
+from report_measured import guard, guarded
+from report_pages import column, markdown_page, parse
 
-from quantspectrum import artifacts
+from quantspectrum.agreement import agree_files
+from quantspectrum.artifacts import Artifact, sha256_file, write_artifact
 from quantspectrum.errors import UserError
-from quantspectrum.report import compare_run, measured, write_report
-from quantspectrum.report.measured import read_measured
+from quantspectrum.report import compare_run, write_report
+from quantspectrum.report.inputs import read_run
+from quantspectrum.report.prose import warnings
+from quantspectrum.report.quality import KL_TOKENS
 from quantspectrum.report.resources import size_table
 
-
-def interval(value: float) -> dict[str, Any]:
-    return {"n": 8, "value": value, "stderr": 0.1, "low": value - 0.01, "high": value + 0.01}
-
-
-def reading() -> dict[str, Any]:
-    return {"ops_sha256": "0", "groups": 3, "weight_bytes": 9, "kl": interval(0.1), "nll": None}
-
-
-GUARD: dict[str, Any] = {
-    "kind": "guard",
-    "lens": "native:mse_v2",
-    "base": "fallback",
-    "held_out": True,
-    "quantity": "kl",
-    "profiles": [
-        {"name": "mild", "damage": interval(0.1), "beats_all": True},
-        {
-            "name": "medium",
-            "damage": interval(0.2),
-            "beats_all": False,
-            "rivals": [
-                {
-                    "kind": "random",
-                    "seed": 1,
-                    "more_damage": interval(0.0),
-                    "verdict": "not told apart",
-                }
-            ],
-        },
-    ],
-    "additivity": {
-        "metric": "kl",
-        "same_unit": True,
-        "points": [{"groups": 3, "share": 0.5, "predicted": 0.1, "measured": interval(0.2)}],
-        "fit": {"points": 3, "slope": 1.2, "r2": 0.9, "relative_error_median": 0.4},
-    },
-}
-SEARCH: dict[str, Any] = {
-    "kind": "quality",
-    "budget": {"text": "kl:0.01", "quantity": "kl", "limit": 0.01},
-    "profile": {"rule": "the largest that keeps to it"},
-    "held_out_judged": interval(0.5),
-    "trials": [
-        {
-            "number": 1,
-            "step": "whole",
-            "reading": reading(),
-            "judged": interval(0.5),
-            "meets": False,
-        }
-    ],
-}
-TRUTH: dict[str, Any] = {
-    "kind": "truth",
-    "held_out": True,
-    "samples": 8,
-    "best": "native:kl",
-    "orders": [
-        {
-            "label": "native:kl",
-            "kind": "lens",
-            "spearman": {"value": 0.9, "low": 0.8, "high": 0.95},
-            "curve": [{"share": 0.5, "groups": 3, "kl": interval(0.2)}],
-            "area": interval(0.3),
-            "area_more": interval(0.0),
-        }
-    ],
+RECORDS = {
+    "guard": guard(guarded("mild", "beats"), guarded("medium", "beats", "not told apart")),
+    "quality": measured.search(0.02),
+    "truth": measured.truth(),
 }
 
 
 def test_what_is_there_is_shown(run: Path) -> None:
-    for name, record in (
-        ("guard", GUARD),
-        ("spectrum.quality", SEARCH),
-        ("truth", TRUTH),
-    ):
-        (run / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    for name, record in RECORDS.items():
+        write_artifact(run / f"{name}.json", record)
+    reports = sorted((run / "sensitivity").glob("*.json"))
+    write_artifact(run / "agreement.json", agree_files(reports))
     write_report(run)
     page = parse((run / "report.html").read_text(encoding="utf-8"))
-    markdown = (run / "report.md").read_text(encoding="utf-8")
-    figures = json.loads(page.scripts[0])["figures"]
-    assert {"additivity", "truth"} <= figures.keys()
+    markdown = markdown_page((run / "report.md").read_text(encoding="utf-8"))
+    assert {"additivity", "truth", "agreement-figure"} <= json.loads(page.scripts[0])[
+        "figures"
+    ].keys()
     for said in (
         "Not better than every rival of equal size: medium",
-        "to the power 1.20",
+        "to the power 1.00",
         "OVER the budget",
         "the smallest area under the curve is that of native:kl",
+        "Where they disagree most",
+        # Rows of the tables, the same in both.
+        "not told apart 1",
+        "random 1",
+        "4.00e-1 (3.00e-1 to 5.00e-1)",
+        KL_TOKENS,
+        # The recommended profile does not beat its rivals, and the first sentence says so.
+        "the ranking did not choose do as well",
     ):
-        assert said in page.text
-        assert said in markdown
+        assert said in page.text, said
+        assert said in markdown.text, said
     table = size_table(compare_run(run))
     verdicts = dict(zip(column(table, "Profile"), column(table, "Against rivals"), strict=True))
     assert verdicts["mild"] == "beats all"
     assert verdicts["medium"] == "NOT better than all rivals"
-    # The recommended profile does not beat its rivals, and the first sentence says so.
-    assert "the ranking did not choose do as well" in page.text
 
 
-def test_every_field_that_is_read_is_written() -> None:
-    """The stages' own records have all fields that the report reads."""
-    for read, written in (
-        (measured.GuardRead, artifacts.Guard),
-        (measured.RivalRead, artifacts.RivalReading),
-        (measured.AdditivityRead, artifacts.Additivity),
-        (measured.FitRead, artifacts.AdditivityFit),
-        (measured.PointRead, artifacts.AdditivityPoint),
-        (measured.SearchRead, artifacts.QualitySearch),
-        (measured.TrialRead, artifacts.Trial),
-        (measured.ReadingRead, artifacts.ProfileReading),
-        (measured.FoundRead, artifacts.Profile),
-    ):
-        assert read.model_fields.keys() <= written.model_fields.keys(), read.__name__
+def test_a_search_beside_the_spectrum_is_shown_too(run: Path) -> None:
+    """``spectrum --max-quality`` names the record after the spectrum's file."""
+    write_artifact(run / "spectrum.quality.json", measured.search(0.005))
+    assert list(read_run(run).searches) == ["spectrum.quality"]
+    write_report(run)
+    assert "On samples it never saw" in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_guard_of_another_spectrum_is_a_warning(run: Path) -> None:
+    made = guard(guarded("mild", "beats"), spectrum=sha256_file(run / "spectrum.json"))
+    write_artifact(run / "guard.json", made)
+    assert not any("another spectrum" in said for said in warnings(read_run(run)))
+    with (run / "spectrum.json").open("a", encoding="utf-8") as file:
+        file.write(" ")
+    assert any("another spectrum" in said for said in warnings(read_run(run)))
+    (run / "spectrum.json").unlink()
+    assert any("another spectrum" in said for said in warnings(read_run(run)))
 
 
 def test_what_is_absent_is_said(run: Path) -> None:
@@ -137,8 +85,18 @@ def test_what_is_absent_is_said(run: Path) -> None:
     assert "histograms.json is missing" in page.text
 
 
+@pytest.mark.parametrize("name", RECORDS)
 @pytest.mark.parametrize("text", ["{", "[]", '{"kind": "guard"}', '{"kind": "truth"}'])
-def test_a_broken_file_is_an_error_that_names_it(run: Path, text: str) -> None:
-    (run / "guard.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"guard\.json"):
-        read_measured(run)
+def test_a_broken_file_is_an_error_that_names_it(run: Path, name: str, text: str) -> None:
+    (run / f"{name}.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{name}\.json"):
+        read_run(run)
+
+
+@pytest.mark.parametrize(("name", "record"), RECORDS.items())
+def test_a_field_that_no_record_has_is_refused(run: Path, name: str, record: Artifact) -> None:
+    """What the report does not know it must not pass over."""
+    raw = record.model_dump(mode="json") | {"more": 1}
+    (run / f"{name}.json").write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{name}\.json: more: Extra inputs"):
+        read_run(run)

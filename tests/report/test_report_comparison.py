@@ -206,6 +206,27 @@ def test_a_kind_beyond_tolerance_is_named(tmp_path: Path) -> None:
     assert "on image+text alone that bound is +5.00 %, +0.1000 nats per token" in said
 
 
+@pytest.mark.parametrize(("baseline", "share"), [(0.0101, True), (0.0099, False), (0.0, False)])
+def test_of_next_to_no_loss_no_share_is_given(tmp_path: Path, baseline: float, share: bool) -> None:
+    """Below 0.01 nats a percentage is of next to nothing; the bound fails either way."""
+
+    def mixed(image: float) -> Evaluation:
+        made = [SampleLoss(id=f"t{i}", kind="text", nll=1000.0, tokens=500) for i in range(20)]
+        made += [
+            SampleLoss(id=f"i{i}", kind="image+text", nll=5 * image, tokens=5) for i in range(20)
+        ]
+        return runs.evaluation("x", loss=runs.loss(made), accuracy=None)
+
+    small(tmp_path, mixed(baseline), mixed(baseline + 0.005))
+    said = recommend(compare_run(tmp_path))
+    assert said.startswith("Take the mild profile")
+    alone = said.partition("on image+text alone that bound is ")[2]
+    assert "+0.0050" in alone
+    assert "nats per token" in alone
+    assert ("%" in alone) == share
+    assert ("of a baseline loss of only" in alone) == (not share)
+
+
 def test_what_was_not_evaluated_is_named(run: Path) -> None:
     (run / "evaluations" / "max.json").unlink()
     assert "(not evaluated: max)" in recommend(compare_run(run))

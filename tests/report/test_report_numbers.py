@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quantspectrum.artifacts import RankInterval
 from quantspectrum.report import numbers
 
 
@@ -59,6 +60,19 @@ def test_signs_and_zeros() -> None:
     assert numbers.percent(0.155) == "15.5 %"
     assert numbers.relative(0.1, 2.0) == "+5.00 %"
     assert numbers.relative(0.1, 0.0) == "+0.1000 nats"
+    assert numbers.relative(0.001, numbers.LEAST_LOSS) == "+10.00 %"
+    assert numbers.relative(0.001, numbers.LEAST_LOSS * 0.999) == "+0.001000 nats"
+    assert numbers.relative(2.26e-5, 3.62e-5) == "+0.00002260 nats"
+
+
+def test_intervals() -> None:
+    found = RankInterval(value=-0.5, low=-0.75, high=0.0)
+    assert numbers.between(found, numbers.correlation) == "−0.75 to 0.00"
+    assert numbers.with_interval(found, numbers.correlation) == "−0.50 (−0.75 to 0.00)"
+    assert numbers.between(RankInterval(value=0.5), numbers.correlation) == "—"
+    assert numbers.with_interval(RankInterval(value=0.5), numbers.correlation) == "0.50"
+    assert numbers.with_interval(RankInterval(value=None), numbers.correlation) == "undefined"
+    assert [numbers.yes_no(known) for known in (True, False, None)] == ["yes", "no", "unknown"]
 
 
 def test_counts_and_times() -> None:

@@ -11,6 +11,7 @@ from report_pages import HOSTILE, column, parse
 from quantspectrum.artifacts import Evaluation, read_artifact, write_artifact
 from quantspectrum.cli import main
 from quantspectrum.errors import UserError
+from quantspectrum.report import compare_run
 from quantspectrum.report.two_runs import compare_two, write_two
 
 
@@ -33,6 +34,17 @@ def test_the_same_samples_are_paired(two: tuple[Path, Path]) -> None:
     assert change == pytest.approx(other.loss.loss - before.loss.loss, rel=0.02)
     assert row[7] == "yes"
     assert column(table, "Differs")[column(table, "Profile").index("max")] == "no"
+
+
+def test_the_figure_is_in_nats_with_its_intervals(two: tuple[Path, Path]) -> None:
+    found = compare_two(*two).figure
+    assert found is not None
+    rows = [row for row in compare_run(two[0]).rows if row.paired is not None]
+    drawn = found["data"][0]
+    assert drawn["y"] == [row.paired.value for row in rows if row.paired]
+    highs = [y + up for y, up in zip(drawn["y"], drawn["error_y"]["array"], strict=True)]
+    assert highs == pytest.approx([row.paired.high for row in rows if row.paired])
+    assert "nats" in found["layout"]["yaxis"]["title"]["text"]
 
 
 def test_other_data_are_not_paired(two: tuple[Path, Path]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from quantspectrum.agreement.tables import truth_markdown
 from quantspectrum.agreement.truth import (
     DEFAULT_SHARES,
     RANDOM_ORDERS,
@@ -27,6 +26,8 @@ from quantspectrum.formats import Format, preset
 from quantspectrum.models.loading import Loaded, check_unquantized
 from quantspectrum.models.ops import OpTable, list_ops
 from quantspectrum.provenance import Stopwatch
+from quantspectrum.report.markdown import document_markdown
+from quantspectrum.report.truth import truth_document
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.sensitivity.request import TELLS_TOKENS
 from quantspectrum.simulation import OpPlan
@@ -121,7 +122,7 @@ def truth(
         orders=measured.orders,
     )
     write_artifact(out, made)
-    write_text(out.with_suffix(".md"), truth_markdown(made))
+    write_text(out.with_suffix(".md"), document_markdown(truth_document(made)))
     return made
 
 

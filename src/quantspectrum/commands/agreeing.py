@@ -12,25 +12,29 @@ __all__ = ["agree", "truth"]
 
 def agree(args: Args) -> int:
     """``quantspectrum agree``."""
-    from quantspectrum.agreement import agree_files, agreement_markdown
+    from quantspectrum.agreement import agree_files
     from quantspectrum.artifacts import write_artifact, write_text
+    from quantspectrum.report.agreements import agreement_document
+    from quantspectrum.report.markdown import document_markdown
+    from quantspectrum.report.tables import document_text
 
     out = json_path(args.out) if args.out else None
     found = agree_files([Path(report) for report in args.reports], seed=args.seed)
-    text = agreement_markdown(found)
+    made = agreement_document(found)
     if out is not None:
         write_artifact(out, found)
-        write_text(out.with_suffix(".md"), text)
-    show(args, found, text)
+        write_text(out.with_suffix(".md"), document_markdown(made))
+    show(args, found, document_text(made))
     return DONE
 
 
 def truth(args: Args) -> int:
     """``quantspectrum truth``."""
-    from quantspectrum.agreement import truth_markdown
     from quantspectrum.agreement.stage import truth as measure
     from quantspectrum.artifacts import RunRecord, read_artifact
     from quantspectrum.models.loading import ModelSpec, load_model
+    from quantspectrum.report.tables import document_text
+    from quantspectrum.report.truth import truth_document
     from quantspectrum.stages import DataRequest, OpsRequest
 
     run = Path(args.run)
@@ -47,5 +51,5 @@ def truth(args: Args) -> int:
         format_name=args.format,
         progress=lambda steps: reporter.progress("truth", steps),
     )
-    show(args, found, f"{truth_markdown(found)}\n{out}")
+    show(args, found, f"{document_text(truth_document(found))}\n\n{out}")
     return DONE

@@ -18,7 +18,8 @@ __all__ = ["add_quality", "budget_of", "guard"]
 def guard(args: Args) -> int:
     """``quantspectrum guard``."""
     from quantspectrum import measured
-    from quantspectrum.report.quality import guard_text
+    from quantspectrum.report.quality import guard_document
+    from quantspectrum.report.tables import document_text
 
     out = json_path(args.out)
     reporter = Reporter(args.quiet)
@@ -31,7 +32,7 @@ def guard(args: Args) -> int:
         seeds=tuple(range(args.rivals)),
         progress=lambda steps: reporter.progress("guard", steps),
     )
-    show(args, made, f"{guard_text(made)}\n\n{out}")
+    show(args, made, f"{document_text(guard_document(made))}\n\n{out}")
     return DONE
 
 
@@ -65,7 +66,7 @@ def add_quality(
     """
     from quantspectrum import measured
     from quantspectrum.artifacts import Spectrum, read_artifact
-    from quantspectrum.report.quality import quality_text
+    from quantspectrum.report.quality import search_sentence
 
     if args.quality_name in [profile.name for profile in made.profiles]:
         raise UserError(f"there is a profile called {args.quality_name!r}; give --quality-name")
@@ -82,5 +83,5 @@ def add_quality(
         trials=args.trials,
         progress=lambda steps: reporter.progress("quality", steps),
     )
-    told = [quality_text(record), "", str(measured.quality_path(out))]
+    told = [search_sentence(record), "", str(measured.quality_path(out))]
     return read_artifact(out, Spectrum), told

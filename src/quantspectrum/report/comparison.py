@@ -30,6 +30,7 @@ from quantspectrum.report.pairs import (
     LossDifference,
     PromptChanges,
 )
+from quantspectrum.report.quality import verdict_of
 
 __all__ = ["Comparison", "ComparisonRow", "compare", "compare_run"]
 
@@ -211,7 +212,7 @@ def _row(files: RunFiles, name: str, baseline_bytes: int | None) -> ComparisonRo
         rule=profile.rule if profile else "",
         predicted_damage=profile.predicted_damage if profile else None,
         predicted_bytes=profile.predicted_bytes if profile else None,
-        guard=files.measured.guard.verdict(name) if files.measured.guard else None,
+        guard=verdict_of(files.guard, name),
         written=manifest is not None,
         disk_bytes=on_disk,
         ratio=on_disk / whole if on_disk is not None and whole else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from quantspectrum.report import checks, lenses
+from quantspectrum.artifacts import Additivity
+from quantspectrum.report import agreements, lenses, quality, truth
+from quantspectrum.report.check_figures import additivity_figure, truth_figure
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.tables import Table
 from quantspectrum.report.views import FigureView
@@ -21,7 +23,7 @@ def agreement_view(files: RunFiles) -> FigureView:
     matrix = lenses.matrix_of(files)
     tables: tuple[Table | None, ...] = ()
     if matrix is not None:
-        tables = (lenses.matrix_table(matrix), lenses.disagreement_table(files.agreement))
+        tables = (lenses.matrix_table(matrix), agreements.disagreement_table(files.agreement))
     return FigureView(
         id="agreement-figure",
         title="How far the lenses agree",
@@ -33,52 +35,42 @@ def agreement_view(files: RunFiles) -> FigureView:
 
 
 def check_views(files: RunFiles) -> list[FigureView]:
-    """Guard, additivity, quality search and ground truth, as far as they are there."""
-    guard, search, truth = files.measured.guard, files.measured.search, files.measured.truth
+    """Guard, additivity, quality searches and ground truth, as far as they are there."""
     views = []
-    if guard is not None:
-        views.append(
-            _words(
-                "guard",
-                "Better than chance?",
-                checks.guard_sentence(guard),
-                checks.guard_table(guard),
-            )
-        )
-    if guard is not None and guard.additivity is not None:
-        views.append(
-            FigureView(
-                id="additivity",
-                title="Predicted and measured damage",
-                caption=checks.additivity_sentence(guard.additivity),
-                figure=checks.additivity_figure(guard.additivity),
-                missing="No point has a positive damage, so there is nothing to draw.",
-                tables=(checks.additivity_table(guard.additivity),),
-            )
-        )
-    if search is not None:
-        views.append(
-            _words(
-                "search",
-                "Search for the budget",
-                checks.search_sentence(search),
-                checks.search_table(search),
-            )
-        )
-    if truth is not None:
+    if (guard := files.guard) is not None:
+        tables = quality.guard_table(guard), quality.rivals_table(guard)
+        views.append(_words("guard", "Better than chance?", quality.guard_sentence(guard), *tables))
+        if guard.additivity is not None:
+            views.append(_additivity_view(guard.additivity))
+    for name, search in files.searches.items():
+        says, table = quality.search_sentence(search), quality.trials_table(search)
+        views.append(_words(f"search-{name}", "Search for the budget", says, table))
+    if files.truth is not None:
         views.append(
             FigureView(
                 id="truth",
                 title="Which lens foresaw it",
-                caption=checks.truth_sentence(truth),
-                figure=checks.truth_figure(truth),
+                caption=truth.truth_sentence(files.truth),
+                figure=truth_figure(files.truth),
                 missing="No order has a positive damage, so there is nothing to draw.",
-                tables=checks.truth_tables(truth),
+                tables=truth.truth_tables(files.truth),
             )
         )
     return views
 
 
-def _words(place: str, title: str, says: str, table: Table) -> FigureView:
+def _additivity_view(additivity: Additivity) -> FigureView:
+    return FigureView(
+        id="additivity",
+        title="Predicted and measured damage",
+        caption=quality.additivity_sentence(additivity),
+        figure=additivity_figure(additivity),
+        missing="No point has a positive damage, so there is nothing to draw.",
+        tables=(quality.additivity_table(additivity),),
+    )
+
+
+def _words(place: str, title: str, says: str, *tables: Table) -> FigureView:
     """A view without a figure: its sentence stands in its place."""
-    return FigureView(id=place, title=title, caption="", figure=None, missing=says, tables=(table,))
+    filled = tuple(table for table in tables if table.rows)
+    return FigureView(id=place, title=title, caption="", figure=None, missing=says, tables=filled)

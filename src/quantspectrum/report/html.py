@@ -52,7 +52,7 @@ def render_html(files: RunFiles, comparison: Comparison) -> str:
         op_ids=places,
         agreement=agreement,
         checked=checked,
-        no_checks=NO_CHECKS if files.measured.guard is None else "",
+        no_checks=NO_CHECKS if files.guard is None else "",
         histograms_note=histograms_note(files),
         title=prose.title(comparison),
         model=prose.model_sentence(comparison),

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from quantspectrum.artifacts import (
     Agreement,
+    Artifact,
     Evaluation,
+    Guard,
     Histograms,
     Manifest,
     Profile,
+    QualitySearch,
     RunRecord,
     SensitivityReport,
     Spectrum,
+    Truth,
     read_artifact,
     sha256_file,
 )
-from quantspectrum.report.measured import Measured, read_measured
 
 __all__ = ["BASELINE", "RunFiles", "read_run"]
 
 BASELINE = "baseline"
+
+A = TypeVar("A", bound=Artifact)
+
+_SEARCHES = ("quality.json", "spectrum.quality.json")
+"""Where ``run`` keeps the record of a search, and ``spectrum`` beside the run's spectrum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,10 @@ class RunFiles:
         hashes: SHA-256 of each sensitivity report's file.
         histograms: Weights and inputs of the ops.
         agreement: How far the lenses agree, as ``quantspectrum agree`` wrote it.
-        measured: What was measured of profiles and rankings without a checkpoint.
+        guard: The profiles beside rivals of equal size.
+        guard_stale: The guard is of another spectrum than the run's.
+        searches: Searches for a profile within a quality budget, by file name without ``.json``.
+        truth: What quantizing really did on held-out data.
     """
 
     run: RunRecord
@@ -53,7 +65,10 @@ class RunFiles:
     hashes: dict[str, str] = field(default_factory=dict)
     histograms: Histograms | None = None
     agreement: Agreement | None = None
-    measured: Measured = field(default_factory=Measured)
+    guard: Guard | None = None
+    guard_stale: bool = False
+    searches: dict[str, QualitySearch] = field(default_factory=dict)
+    truth: Truth | None = None
 
     def spectrum_of(self, report: str) -> Spectrum | None:
         """The spectrum, where it was made from that report."""
@@ -92,20 +107,20 @@ def read_run(run_dir: Path) -> RunFiles:
         UserError: ``run.json`` is missing, or a record that is there cannot be read.
     """
     run = read_artifact(run_dir / "run.json", RunRecord)
-    baseline = run_dir / "baseline" / "evaluation.json"
     spectrum_path = run_dir / "spectrum.json"
-    spectrum = read_artifact(spectrum_path, Spectrum) if spectrum_path.exists() else None
+    spectrum = _read(spectrum_path, Spectrum)
+    guard = _read(run_dir / "guard.json", Guard)
     paths = {_name(path): path for path in sorted((run_dir / "sensitivity").glob("*.json"))}
     hashes = {name: sha256_file(path) for name, path in paths.items()}
     source = None
     if spectrum is not None:
         source = next((n for n, found in hashes.items() if found == spectrum.report_sha256), None)
-    histograms, agreement = run_dir / "histograms.json", run_dir / "agreement.json"
+    searches = {_name(run_dir / name): _read(run_dir / name, QualitySearch) for name in _SEARCHES}
     reports = {name: read_artifact(path, SensitivityReport) for name, path in paths.items()}
     order = sorted(reports, key=lambda name: (name != source, _asked(run, reports[name]), name))
     return RunFiles(
         run=run,
-        baseline=read_artifact(baseline, Evaluation) if baseline.exists() else None,
+        baseline=_read(run_dir / "baseline" / "evaluation.json", Evaluation),
         reports={name: reports[name] for name in order},
         source=source,
         spectrum=spectrum,
@@ -118,10 +133,19 @@ def read_run(run_dir: Path) -> RunFiles:
             for path in sorted((run_dir / "evaluations").glob("*.json"))
         },
         hashes=hashes,
-        histograms=read_artifact(histograms, Histograms) if histograms.exists() else None,
-        agreement=read_artifact(agreement, Agreement) if agreement.exists() else None,
-        measured=read_measured(run_dir),
+        histograms=_read(run_dir / "histograms.json", Histograms),
+        agreement=_read(run_dir / "agreement.json", Agreement),
+        guard=guard,
+        guard_stale=guard is not None
+        and (spectrum is None or guard.spectrum_sha256 != sha256_file(spectrum_path)),
+        searches={name: found for name, found in searches.items() if found is not None},
+        truth=_read(run_dir / "truth.json", Truth),
     )
+
+
+def _read(path: Path, kind: type[A]) -> A | None:
+    """The record, where there is one."""
+    return read_artifact(path, kind) if path.exists() else None
 
 
 def _name(path: Path) -> str:

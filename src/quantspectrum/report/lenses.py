@@ -1,4 +1,4 @@
-"""How far the lenses of a run agree: a matrix, and where they differ most."""
+"""How far the lenses of a run agree, as a matrix."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from itertools import combinations
 
 from quantspectrum.agreement import labels_of
 from quantspectrum.artifacts import Agreement, RankInterval
-from quantspectrum.report.checks import rank_text
 from quantspectrum.report.inputs import RunFiles
-from quantspectrum.report.numbers import ABSENT, count, percent, score
+from quantspectrum.report.numbers import ABSENT, correlation, count, with_interval
 from quantspectrum.report.tables import Table, columns
 from quantspectrum.report.theme import LONGEST, MUTED, Figure, axis, figure, label
 from quantspectrum.statistics import spearman
 
-__all__ = ["Matrix", "disagreement_table", "matrix_figure", "matrix_of", "matrix_table"]
+__all__ = ["Matrix", "matrix_figure", "matrix_of", "matrix_table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +87,7 @@ def matrix_table(matrix: Matrix) -> Table:
                 a,
                 b,
                 count(n),
-                "undefined"
-                if found.value is None
-                else rank_text(found.value, found.low, found.high),
+                with_interval(found, correlation),
             )
             for (a, b), (found, n) in matrix.pairs.items()
         ),
@@ -113,7 +110,7 @@ def matrix_figure(matrix: Matrix) -> Figure:
                 "zmax": 1,
                 # Cividis is read alike with and without colour vision.
                 "colorscale": "Cividis",
-                "text": [[ABSENT if v is None else f"{v:.2f}" for v in row] for row in values],
+                "text": [[ABSENT if v is None else correlation(v) for v in row] for row in values],
                 "texttemplate": "%{text}",
                 "hoverinfo": "skip",
                 "xgap": 2,
@@ -132,22 +129,3 @@ def _value(matrix: Matrix, a: str, b: str) -> float | None:
         return 1.0
     found = matrix.pairs.get((a, b)) or matrix.pairs.get((b, a))
     return found[0].value if found else None
-
-
-def disagreement_table(agreement: Agreement | None) -> Table | None:
-    """Groups whose place differs most between lenses."""
-    if agreement is None or not agreement.disagreements:
-        return None
-    labels = [lens.label for lens in agreement.lenses]
-    return Table(
-        caption="Where they disagree most: place among the groups that all score, 0 % the most "
-        "sensitive, with the score in parentheses.",
-        columns=columns("Group", *labels, names=("Group",)),
-        rows=tuple(
-            (
-                one.group,
-                *(f"{percent(one.places[name])} ({score(one.scores[name])})" for name in labels),
-            )
-            for one in agreement.disagreements
-        ),
-    )

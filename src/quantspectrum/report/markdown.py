@@ -15,9 +15,9 @@ from quantspectrum.report.numbers import plural
 from quantspectrum.report.overview import overview_table
 from quantspectrum.report.prompts import Answer, PromptBlock, prompt_blocks
 from quantspectrum.report.recommendation import recommend
-from quantspectrum.report.tables import Column, Table
+from quantspectrum.report.tables import Column, Document, Table
 
-__all__ = ["inert", "markdown_table", "render_markdown", "second_ranking"]
+__all__ = ["document_markdown", "inert", "markdown_table", "render_markdown", "second_ranking"]
 
 _SHORT = 20
 """Rows of a ranking that are always shown; the whole of it folds away."""
@@ -47,6 +47,14 @@ def markdown_table(table: Table, rows: int | None = None) -> str:
         ),
     ]
     return f"{inert(table.caption)}\n\n" + "\n".join(lines)
+
+
+def document_markdown(made: Document) -> str:
+    """A document as a Markdown file."""
+    parts = [f"# {inert(made.title)}", *(inert(said) for said in made.sentences)]
+    for heading, table in made.tables:
+        parts += [f"## {inert(heading)}", markdown_table(table)]
+    return "\n\n".join(parts) + "\n"
 
 
 def folded(summary: str, text: str) -> str:
@@ -106,7 +114,7 @@ def _checks(files: RunFiles) -> Iterable[str]:
         if view.figure is None:
             yield inert(view.missing)
         yield from (markdown_table(table) for table in view.tables)
-    if files.measured.guard is None:
+    if files.guard is None:
         yield NO_CHECKS
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Protocol
 
 __all__ = [
     "ABSENT",
+    "LEAST_LOSS",
+    "Estimated",
+    "Spread",
+    "between",
+    "correlation",
     "count",
     "duration",
     "minus",
@@ -19,10 +26,39 @@ __all__ = [
     "signed_points",
     "size",
     "with_error",
+    "with_interval",
+    "yes_no",
 ]
 
 ABSENT = "—"
 """Stands where nothing was measured."""
+
+LEAST_LOSS = 0.01
+"""Loss (nats per token) below which no change is given as a share of it.
+
+At this loss the right token has a probability of 99 %: a percentage of less is of next to nothing,
+and grows without bound as the loss goes to 0.
+"""
+
+
+class Spread(Protocol):
+    """What has a 95 % interval, or ``None`` for both of its ends."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end."""
+
+
+class Estimated(Spread, Protocol):
+    """A value with its interval; the value is ``None`` where the statistic is undefined."""
+
+    @property
+    def value(self) -> float | None:
+        """The estimate."""
 
 
 def minus(text: str) -> str:
@@ -62,6 +98,13 @@ def with_error(value: float | None, stderr: float | None) -> str:
     return f"{number(value, stderr)} ± {number(stderr, stderr)}"
 
 
+def between(found: Spread, text: Callable[[float], str]) -> str:
+    """An interval, ``1.00e-2 to 1.40e-2``, its ends written by ``text``."""
+    if found.low is None or found.high is None:
+        return ABSENT
+    return f"{text(found.low)} to {text(found.high)}"
+
+
 def score(value: float | None) -> str:
     """Three significant digits, in powers of ten: ``1.30e-2``; errors keep the same form."""
     if value is None:
@@ -70,6 +113,29 @@ def score(value: float | None) -> str:
         return "0"
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{minus(mantissa)}e{int(exponent)}"
+
+
+def correlation(value: float) -> str:
+    """A rank correlation with two decimals."""
+    return minus(f"{value:.2f}")
+
+
+def with_interval(found: Estimated | None, text: Callable[[float], str] = score) -> str:
+    """An estimate with its interval: ``1.20e-2 (1.00e-2 to 1.40e-2)``."""
+    if found is None:
+        return ABSENT
+    if found.value is None:
+        return "undefined"
+    if found.low is None or found.high is None:
+        return text(found.value)
+    return f"{text(found.value)} ({between(found, text)})"
+
+
+def yes_no(known: bool | None) -> str:
+    """``yes`` or ``no``; ``unknown`` for ``None``."""
+    if known is None:
+        return "unknown"
+    return "yes" if known else "no"
 
 
 def percent(value: float) -> str:
@@ -89,8 +155,8 @@ def signed_points(value: float) -> str:
 
 
 def relative(value: float, whole: float) -> str:
-    """``value`` as a signed percentage of ``whole``; in nats where the whole is not positive."""
-    return signed_percent(value / whole) if whole > 0 else f"{signed(value)} nats"
+    """A change as a signed percentage of a loss; in nats where that is below ``LEAST_LOSS``."""
+    return signed_percent(value / whole) if whole >= LEAST_LOSS else f"{signed(value)} nats"
 
 
 def size(value: int | None) -> str:

@@ -54,6 +54,11 @@ def warnings(files: RunFiles) -> list[str]:
         said.append(
             "The spectrum was edited by hand; the figures of its profiles were computed again."
         )
+    if files.guard_stale:
+        said.append(
+            "guard.json is of another spectrum than the one here, so what it says of a profile may be "
+            "of another one of that name; make it again."
+        )
     return [*said, *failures(files.run)]
 
 

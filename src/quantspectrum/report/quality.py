@@ -1,4 +1,7 @@
-"""Tables of what was measured without a checkpoint: the guard, additivity, the quality search."""
+"""Tables of what was measured without a checkpoint: the guard, additivity, the quality search.
+
+The report and the command line print the same ones.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,36 @@ from quantspectrum.artifacts import (
     Additivity,
     Guard,
     GuardedProfile,
-    Interval,
     QualitySearch,
     RivalReading,
 )
-from quantspectrum.report.markdown import inert, markdown_table
-from quantspectrum.report.numbers import ABSENT, count, percent, plural, score, size
-from quantspectrum.report.tables import Table, columns
+from quantspectrum.report.numbers import (
+    ABSENT,
+    count,
+    percent,
+    plural,
+    score,
+    size,
+    with_interval,
+    yes_no,
+)
+from quantspectrum.report.tables import Document, Table, columns
 
 __all__ = [
-    "additivity_points",
+    "KL_TOKENS",
+    "UNITS",
     "additivity_sentence",
     "additivity_table",
-    "guard_markdown",
+    "guard_document",
     "guard_sentence",
     "guard_table",
-    "guard_text",
-    "quality_text",
     "rivals_table",
+    "search_sentence",
     "trials_table",
-    "with_interval",
+    "verdict_of",
 ]
 
-_UNITS = {
+UNITS = {
     "kl": "KL in nats per token",
     "nll": "change of the loss in nats per token",
     "nll_relative": "change of the loss as a share of it",
@@ -36,14 +46,15 @@ _UNITS = {
     "mse_v2": "relative squared error of the output",
 }
 
+KL_TOKENS = (
+    "KL counts all text tokens, the prompts' among them; an evaluation's KL counts the answers' "
+    "tokens only, so the two are not the same figure."
+)
+"""Said wherever a KL is shown that was measured without a checkpoint."""
 
-def with_interval(found: Interval | None) -> str:
-    """An estimate with its 95 % interval: ``1.20e-2 [1.00e-2, 1.40e-2]``."""
-    if found is None:
-        return ABSENT
-    if found.low is None or found.high is None:
-        return score(found.value)
-    return f"{score(found.value)} [{score(found.low)}, {score(found.high)}]"
+
+def _kl_tokens(quantity: str) -> str:
+    return f" {KL_TOKENS}" if quantity == "kl" else ""
 
 
 def guard_table(guard: Guard) -> Table:
@@ -51,8 +62,8 @@ def guard_table(guard: Guard) -> Table:
     return Table(
         caption=(
             f"Profiles beside rivals of equal size, on {_samples(guard)} samples of the evaluation "
-            f"split; damage is the {_UNITS[guard.quantity]}, with 95 % intervals. A rival is beaten "
-            "when the interval of the paired difference lies above zero."
+            f"split; damage is the {UNITS[guard.quantity]}, with 95 % intervals. A rival is beaten "
+            f"when the interval of the paired difference lies above zero.{_kl_tokens(guard.quantity)}"
         ),
         columns=columns(
             *("Profile", "Groups", "Weights", "Damage", "Uniform", "Random", "Inverted", "Verdict"),
@@ -76,8 +87,14 @@ def _guard_row(profile: GuardedProfile) -> tuple[str, ...]:
 
 def _verdict(profile: GuardedProfile) -> str:
     if profile.beats_all is None:
-        return profile.note or ABSENT
-    return "beats all" if profile.beats_all else "NOT better than all"
+        return profile.note or "no rival"
+    return "beats all" if profile.beats_all else "NOT better than all rivals"
+
+
+def verdict_of(guard: Guard | None, profile: str) -> str | None:
+    """What was found of a profile, in a few words; ``None`` for one that was not asked about."""
+    found = () if guard is None else guard.profiles
+    return next((_verdict(one) for one in found if one.name == profile), None)
 
 
 def _verdicts(profile: GuardedProfile, kind: str) -> str:
@@ -92,7 +109,7 @@ def rivals_table(guard: Guard) -> Table:
     """One row a rival: its size, its damage less the profile's, and the verdict."""
     return Table(
         caption=(
-            f"Every rival: its damage ({_UNITS[guard.quantity]}) and loss less the profile's, with "
+            f"Every rival: its damage ({UNITS[guard.quantity]}) and loss less the profile's, with "
             "paired 95 % intervals clustered by sample."
         ),
         columns=columns(
@@ -139,17 +156,13 @@ def guard_sentence(guard: Guard) -> str:
     return said
 
 
-def additivity_points(additivity: Additivity) -> list[tuple[float, float, Interval]]:
-    """For a figure: share of groups, predicted damage, measured damage."""
-    return [(p.share, p.predicted, p.measured) for p in additivity.points]
-
-
 def additivity_table(additivity: Additivity) -> Table:
     """One row a point along the ranking."""
     return Table(
         caption=(
-            f"Damage of the least sensitive groups together ({_UNITS[additivity.metric]}, mean over "
+            f"Damage of the least sensitive groups together ({UNITS[additivity.metric]}, mean over "
             "samples with 95 % interval), and the sum of their single damages."
+            f"{_kl_tokens(additivity.metric)}"
         ),
         columns=columns("Groups", "Share", "Predicted", "Measured"),
         rows=tuple(
@@ -166,7 +179,8 @@ def additivity_sentence(additivity: Additivity) -> str:
         return "Too few points with positive damage to say how far damages add up."
     said = (
         f"Measured damage grows as predicted damage to the power {fit.slope:.2f} "
-        f"(log-log line through {plural(fit.points, 'point')}, R² {fit.r2:.2f})"
+        f"(log-log line through {plural(fit.points, 'point')}, R² {fit.r2:.2f}; 1 where damages add "
+        "up)"
     )
     if fit.relative_error_median is None or fit.relative_error_90 is None:
         return f"{said}; the ranking's scores are in a unit of their own."
@@ -181,10 +195,10 @@ def trials_table(search: QualitySearch) -> Table:
     return Table(
         caption=(
             f"Profiles measured in search of {search.budget.text!r}: "
-            f"{_UNITS[search.budget.quantity]}, at most {score(search.budget.limit)}."
+            f"{UNITS[search.budget.quantity]}, at most {score(search.budget.limit)}. {KL_TOKENS}"
         ),
         columns=columns(
-            *("Trial", "Step", "Groups", "Weights", "Judged", "KL", "Loss", "Keeps to it"),
+            *("Trial", "Step", "Groups", "Weights", "Judged", "KL", "Loss change", "Keeps to it"),
             text=("Step", "Keeps to it"),
         ),
         rows=tuple(
@@ -196,55 +210,33 @@ def trials_table(search: QualitySearch) -> Table:
                 with_interval(trial.judged),
                 with_interval(trial.reading.kl),
                 with_interval(trial.reading.nll),
-                "yes" if trial.meets else "no",
+                yes_no(trial.meets),
             )
             for trial in search.trials
         ),
     )
 
 
-def guard_markdown(guard: Guard) -> str:
-    """The guard's part of report.md."""
-    parts = [inert(guard_sentence(guard)), markdown_table(guard_table(guard))]
-    if any(profile.rivals for profile in guard.profiles):
-        parts.append(markdown_table(rivals_table(guard)))
-    if guard.additivity is not None:
-        parts += [
-            inert(additivity_sentence(guard.additivity)),
-            markdown_table(additivity_table(guard.additivity)),
-        ]
-    return "\n\n".join(parts)
+def search_sentence(search: QualitySearch) -> str:
+    """What the search found, and how it does on samples it never saw."""
+    said = f"Budget {search.budget.text}: {search.profile.rule or 'nothing kept to it'}."
+    kept = [trial for trial in search.trials if trial.meets]
+    if search.profile.ops and kept:
+        best = max(kept, key=lambda trial: trial.reading.weight_bytes)
+        said += f" On the selection samples: {with_interval(best.judged)}."
+    held = search.held_out_judged
+    if held is not None:
+        over = ", OVER the budget" if held.value > search.budget.limit else ""
+        said += f" On samples it never saw: {with_interval(held)}{over}."
+    return said
 
 
-def guard_text(guard: Guard) -> str:
-    """The short table for a terminal."""
-    head = f"{'profile':<12} {'groups':>6} {'damage':>10}  {'uniform':<15} {'random':<34} inverted"
-    lines = [
-        f"{p.name:<12} {p.reading.groups:>6} {p.damage.value:>10.3e}  "
-        f"{_verdicts(p, 'uniform'):<15} {_verdicts(p, 'random'):<34} {_verdicts(p, 'inverted')}"
-        for p in guard.profiles
-    ]
+def guard_document(guard: Guard) -> Document:
+    """What the command prints."""
     said = [guard_sentence(guard)]
     if guard.additivity is not None:
         said.append(additivity_sentence(guard.additivity))
-    return "\n".join([head, *lines, "", *said])
-
-
-def quality_text(search: QualitySearch) -> str:
-    """What a search found, for a terminal."""
-    lines = []
-    kept = [trial for trial in search.trials if trial.meets]
-    if search.profile.ops:
-        best = max(kept, key=lambda trial: trial.reading.weight_bytes)
-        lines.append(f"On the selection samples: {with_interval(best.judged)}.")
-        if search.held_out_judged is not None:
-            held = search.held_out_judged
-            over = held.value > search.budget.limit
-            lines.append(
-                f"On samples it never saw: {with_interval(held)}"
-                + (", OVER the budget." if over else ".")
-            )
-    return "\n".join(lines)
+    return Document(title="Guard", sentences=tuple(said), tables=(("Guard", guard_table(guard)),))
 
 
 def _samples(guard: Guard) -> str:

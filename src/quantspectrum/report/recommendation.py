@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from quantspectrum.report.comparison import Comparison, ComparisonRow
-from quantspectrum.report.numbers import percent, plural, relative, signed, signed_points, size
+from quantspectrum.report.numbers import (
+    LEAST_LOSS,
+    between,
+    percent,
+    plural,
+    relative,
+    score,
+    signed,
+    signed_points,
+    size,
+)
 from quantspectrum.report.pairs import LossDifference
 
 __all__ = ["TOLERANCE", "recommend", "recommended", "within_tolerance"]
@@ -83,7 +93,7 @@ def _cost(row: ComparisonRow) -> str:
     assert paired.low is not None
     assert paired.high is not None
     loss = paired.baseline
-    interval = f"{relative(paired.low, loss)} to {relative(paired.high, loss)}"
+    interval = between(paired, lambda value: relative(value, loss))
     change = relative(paired.value, loss)
     said = f"its loss changes by {change} (95 % interval {interval}, {plural(paired.n, 'sample')})"
     if not paired.differs:
@@ -110,8 +120,7 @@ def _rule(comparison: Comparison) -> str:
 def _caveat(row: ComparisonRow) -> str:
     """What the rule overlooks: kinds of samples that do worse, and a drop of accuracy."""
     over = [
-        f"on {kind} alone that bound is {relative(paired.high, paired.baseline)}, "
-        f"{signed(paired.high, paired.stderr)} nats per token"
+        f"on {kind} alone that bound is {_bound(paired, paired.high)}"
         for kind, paired in row.by_kind.items()
         if paired.high is not None and not within_tolerance(paired)
         if not _is_noise(row, kind, paired)
@@ -122,6 +131,14 @@ def _caveat(row: ComparisonRow) -> str:
     if row.guard is not None and row.guard.startswith("NOT"):
         over.append("profiles of its size that the ranking did not choose do as well")
     return f"; {' and '.join(over)}" if over else ""
+
+
+def _bound(paired: LossDifference, high: float) -> str:
+    """A bound beyond tolerance: of next to no loss the share says little, so it is not given."""
+    nats = f"{signed(high, paired.stderr)} nats per token"
+    if paired.baseline >= LEAST_LOSS:
+        return f"{relative(high, paired.baseline)}, {nats}"
+    return f"{nats}, of a baseline loss of only {score(paired.baseline)}"
 
 
 def _is_noise(row: ComparisonRow, kind: str, paired: LossDifference) -> bool:

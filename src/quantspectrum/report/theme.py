@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "INK",
     "LONGEST",
     "MUTED",
+    "NAMED",
     "POINT",
     "Figure",
     "axis",
+    "error_bars",
     "figure",
     "label",
 ]
@@ -55,6 +58,14 @@ DARK = {
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 
+NAMED: dict[str, Any] = {
+    "height": 380,
+    "showlegend": True,
+    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "font": {"color": INK}},
+    "margin": {"l": 56, "r": 16, "t": 48, "b": 48},
+}
+"""Layout of a figure whose lines or marks are named above it."""
+
 
 def label(text: str, longest: int | None = None) -> str:
     """Text that came from data, as Plotly shows it literally: its labels read some HTML.
@@ -85,7 +96,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def figure(data: list[dict[str, Any]], height: int, **layout: Any) -> Figure:
+def figure(data: list[dict[str, Any]], *, height: int, **layout: Any) -> Figure:
     """Figure of the given height in pixels with a transparent background."""
     return {
         "data": data,
@@ -100,4 +111,18 @@ def figure(data: list[dict[str, Any]], height: int, **layout: Any) -> Figure:
             "hovermode": "closest",
             **layout,
         },
+    }
+
+
+def error_bars(
+    values: Sequence[float], lows: Sequence[float], highs: Sequence[float], **more: Any
+) -> dict[str, Any]:
+    """Bars from ``lows`` to ``highs`` at points of these values."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(high - value, 0) for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [max(value - low, 0) for value, low in zip(values, lows, strict=True)],
+        "color": MUTED,
+        **more,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantspectrum.report.comparison import Comparison, ComparisonRow
 from quantspectrum.report.inputs import BASELINE
-from quantspectrum.report.numbers import count, percent, relative, score, signed, size
+from quantspectrum.report.numbers import between, count, percent, relative, score, signed, size
 from quantspectrum.report.pairs import Divergence, LossDifference
 from quantspectrum.report.recommendation import TOLERANCE, recommended, within_tolerance
 from quantspectrum.report.theme import (
@@ -20,6 +20,7 @@ from quantspectrum.report.theme import (
     POINT,
     Figure,
     axis,
+    error_bars,
     figure,
     label,
 )
@@ -195,15 +196,13 @@ def _variant_points(
         "mode": "markers",
         "x": list(at),
         "y": heights,
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [quality.at(p.high) - y for p, y in zip(points, heights, strict=True)],
-            "arrayminus": [y - quality.at(p.low) for p, y in zip(points, heights, strict=True)],
-            "color": MUTED,
-            "thickness": 1.5,
-            "width": 5,
-        },
+        "error_y": error_bars(
+            heights,
+            [quality.at(point.low) for point in points],
+            [quality.at(point.high) for point in points],
+            thickness=1.5,
+            width=5,
+        ),
         "cliponaxis": False,
         "marker": {
             "size": 12,
@@ -223,13 +222,13 @@ def _hover(point: _Point) -> str:
     change = signed(paired.value, paired.stderr)
     said.append(f"loss {change} nats per token, {relative(paired.value, paired.baseline)}")
     if paired.low is not None and paired.high is not None:
-        interval = f"{signed(paired.low, paired.stderr)} to {signed(paired.high, paired.stderr)}"
+        interval = between(paired, lambda value: signed(value, paired.stderr))
         said.append(f"95 %: {interval}, n = {count(paired.n)}")
     kl = row.divergence
     if kl is not None:
         said.append(f"KL {score(kl.value)} nats per token")
         if kl.low is not None and kl.high is not None:
-            said.append(f"95 %: {score(max(kl.low, 0.0))} to {score(kl.high)}")
+            said.append(f"95 %: {between(kl, lambda value: score(max(value, 0.0)))}")
     return "<br>".join(said)
 
 

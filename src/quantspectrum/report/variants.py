@@ -6,6 +6,8 @@ from quantspectrum.report.comparison import Comparison, ComparisonRow
 from quantspectrum.report.fidelity import fidelity_tables
 from quantspectrum.report.numbers import (
     ABSENT,
+    LEAST_LOSS,
+    between,
     count,
     number,
     percent,
@@ -15,6 +17,7 @@ from quantspectrum.report.numbers import (
     signed,
     signed_points,
     with_error,
+    yes_no,
 )
 from quantspectrum.report.pairs import AccuracyDifference, LossDifference
 from quantspectrum.report.recommendation import within_tolerance
@@ -80,7 +83,8 @@ def loss_table(comparison: Comparison) -> Table:
         )
     said.append(
         "± is one standard error, clustered by sample. Changes are paired, variant minus baseline "
-        "on the same samples; the floor is the change of the baseline against itself."
+        "on the same samples; the floor is the change of the baseline against itself. Relative to a "
+        f"loss below {LEAST_LOSS} the change is given in nats, as a share of so little says nothing."
         if comparison.baseline
         else "The baseline was not evaluated, so no change can be given."
     )
@@ -117,14 +121,17 @@ def divergence_table(comparison: Comparison) -> Table | None:
             (
                 row.profile,
                 f"{score(kl.value)} ± {score(kl.stderr)}" if kl.stderr else score(kl.value),
-                ABSENT
-                if kl.low is None or kl.high is None
-                else f"{score(max(kl.low, 0.0))} to {score(kl.high)}",
+                between(kl, _positive),
                 percent(kl.same_top),
             )
             for row, kl in found
         ),
     )
+
+
+def _positive(value: float) -> str:
+    """An end of a divergence's interval, which cannot be negative."""
+    return score(max(value, 0.0))
 
 
 def _loss_floor(row: ComparisonRow, kind: str) -> float | None:
@@ -140,14 +147,14 @@ def _loss_cells(paired: LossDifference | None, noise: float | None) -> tuple[str
     rate = relative(paired.value, paired.baseline)
     if paired.stderr is None or paired.low is None or paired.high is None:
         return change, "unknown (one sample)", floor, rate, "unknown", "unknown"
-    interval = f"{signed(paired.low, paired.stderr)} to {signed(paired.high, paired.stderr)}"
+    interval = between(paired, lambda value: signed(value, paired.stderr))
     differs = "no"
     if paired.differs:
         differs = "yes, worse" if paired.value > 0 else "yes, better"
         # Known not to be 0, and still no more than the baseline differs from itself.
         differs += ", within the floor" if noise and abs(paired.value) <= abs(noise) else ""
     change = f"{change} ± {signed(paired.stderr, paired.stderr).removeprefix('+')}"
-    return change, interval, floor, rate, differs, "yes" if within_tolerance(paired) else "no"
+    return change, interval, floor, rate, differs, yes_no(within_tolerance(paired))
 
 
 def kinds_table(comparison: Comparison) -> Table | None:
