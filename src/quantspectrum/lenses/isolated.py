@@ -15,15 +15,14 @@ from typing import Any
 from torch import Tensor
 
 from quantspectrum.artifacts import FrameworkNote
-from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.isolation import run_worker
-from quantspectrum.isolation.checkpoint import plain_checkpoint
+from quantspectrum.isolation.inputs import batch_tensors, model_request
 from quantspectrum.lenses.request import LensRequest, LensScores
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import OpTable
 
-__all__ = ["ask_worker", "batch_tensors", "check_accounted"]
+__all__ = ["ask_worker", "check_accounted"]
 
 GRACE = 1.5
 """A worker minds the time budget itself; it is interrupted when it takes so many times that."""
@@ -55,23 +54,17 @@ def ask_worker(
         notes: What readers of the scores must know, besides what the worker says.
 
     Raises:
-        UserError: The environment is absent, the worker failed, or it scored nothing.
+        UserError: The environment is absent, the worker failed, or it scored nothing to its end.
     """
     candidates = table.candidates[: request.max_ops]
     names = [op.name for op in candidates]
     asked = {
-        "model": str(plain_checkpoint(loaded, request.directory / "model").resolve()),
-        "dtype": loaded.identity.dtype,
-        "class": type(loaded.model).__name__,
-        "device": str(loaded.device),
+        **model_request(loaded, request.directory / "model"),
         "ops": names,
         "groups": {op.name: op.group for op in candidates},
         "format": request.format.model_dump(mode="json"),
-        "calibration": len(request.calibration),
-        "selection": len(request.selection),
         "seed": request.seed,
         "time_budget": request.time_budget,
-        "trust_remote_code": loaded.spec.trust_remote_code,
         "settings": dict(settings),
     }
     sent = {
@@ -90,7 +83,7 @@ def ask_worker(
         progress=request.progress,
     )
     scores = {name: float(score) for name, score in found["scores"].items()}
-    if not scores:
+    if not scores and found.get("stopped_by") is None:
         raise UserError(
             f"{framework} scored none of the {len(names)} ops asked for; what it printed is in "
             f"{request.directory / 'worker.log'}"
@@ -137,15 +130,3 @@ def check_accounted(
 def _limit(request: LensRequest, table: OpTable) -> str | None:
     limited = request.max_ops is not None and request.max_ops < len(table.candidates)
     return f"a limit of {request.max_ops} ops" if limited else None
-
-
-def batch_tensors(split: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Tensors of batches under ``SPLIT.INDEX.inputs.NAME``, ``….target`` and ``….labels``."""
-    found: dict[str, Tensor] = {}
-    for index, batch in enumerate(batches):
-        for name, values in batch.inputs.items():
-            found[f"{split}.{index}.inputs.{name}"] = values
-        found[f"{split}.{index}.target"] = batch.target
-        if batch.labels is not None:
-            found[f"{split}.{index}.labels"] = batch.labels
-    return found
