@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
 from quantspectrum.isolation import find_environment, run_worker
 from quantspectrum.isolation.inputs import batch_tensors, model_request
-from quantspectrum.lenses import inc, isolated
+from quantspectrum.lenses import inc
 from quantspectrum.lenses.request import LensRequest
 from quantspectrum.lenses.scoring import score_with
 from quantspectrum.models import adapter_for
@@ -239,24 +238,6 @@ def test_settings_are_checked_before_anything_runs(
     for lens, options, fmt, match in refused:
         with pytest.raises(UserError, match=match):
             lens.score(loaded, table, request_of("qwen2", tmp_path, options=options, fmt=fmt))
-
-
-@pytest.fixture
-def answering(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Has a worker answer what it is told to; gives what it was asked."""
-    asked: dict[str, Any] = {}
-
-    def answer(result: dict[str, Any]) -> dict[str, Any]:
-        def worker(environment: str, name: str, request: Any, *_: Any, **more: Any) -> Any:
-            asked.update(request, environment=environment, worker=name, **more)
-            return result
-
-        monkeypatch.setattr(isolated, "run_worker", worker)
-        return asked
-
-    return answer
 
 
 def test_what_a_worker_is_told(answering: Any, tmp_path: Path) -> None:
