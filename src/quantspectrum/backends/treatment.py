@@ -36,8 +36,8 @@ from quantspectrum.isolation.inputs import batch_tensors, model_request
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.outputs import run_model
 from quantspectrum.models.placement import is_offloaded
+from quantspectrum.quantization_config import check_format, group_size_on_disk, weight_args
 from quantspectrum.quantizer import dequantize
-from quantspectrum.schemes import check_format, group_size_on_disk, weight_args
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.simulation import OpPlan
 
