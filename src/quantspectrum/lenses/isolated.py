@@ -56,36 +56,25 @@ def ask_worker(
     Raises:
         UserError: The environment is absent, the worker failed, or it scored nothing to its end.
     """
-    candidates = table.candidates[: request.max_ops]
-    names = [op.name for op in candidates]
-    asked = {
-        **model_request(loaded, request.directory / "model"),
-        "ops": names,
-        "groups": {op.name: op.group for op in candidates},
-        "format": request.format.model_dump(mode="json"),
-        "seed": request.seed,
-        "time_budget": request.time_budget,
-        "settings": dict(settings),
-    }
-    sent = {
-        **batch_tensors("calibration", request.calibration),
-        **batch_tensors("selection", request.selection),
-        **(tensors or {}),
-    }
     budget = request.time_budget
     found = run_worker(
         environment,
         worker,
-        asked,
+        _asked(loaded, table, request, settings),
         request.directory,
-        tensors=sent,
+        tensors={
+            **batch_tensors("calibration", request.calibration),
+            **batch_tensors("selection", request.selection),
+            **(tensors or {}),
+        },
         timeout=None if budget is None else budget * GRACE + 60,
         progress=request.progress,
     )
     scores = {name: float(score) for name, score in found["scores"].items()}
     if not scores and found.get("stopped_by") is None:
+        asked = len(table.candidates[: request.max_ops])
         raise UserError(
-            f"{framework} scored none of the {len(names)} ops asked for; what it printed is in "
+            f"{framework} scored none of the {asked} ops asked for; what it printed is in "
             f"{request.directory / 'worker.log'}"
         )
     return LensScores(
@@ -106,6 +95,20 @@ def ask_worker(
         n=sum(len(batch.sample_ids) for batch in request.selection),
         stopped_by=found.get("stopped_by") or _limit(request, table),
     )
+
+
+def _asked(
+    loaded: Loaded, table: OpTable, request: LensRequest, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The worker's ``request.json``."""
+    candidates = table.candidates[: request.max_ops]
+    return {
+        **model_request(loaded, request.directory / "model"),
+        "ops": [op.name for op in candidates],
+        "seed": request.seed,
+        "time_budget": request.time_budget,
+        "settings": dict(settings),
+    }
 
 
 def check_accounted(
