@@ -5,8 +5,8 @@ accuracy criterion is met: a loss that is at most `tolerable_loss` above the flo
 nothing meets. The history is read from INC's log as it goes, so that there is an order whether or not it ends
 well.
 
-An exception cannot end the tuning: `quantization.fit` takes KeyboardInterrupt, its own timer's too, for its end,
-and a bare `except` below it for a failed call, so that it may go on. Hence a signal ends this process.
+An exception is no way to end the tuning: `quantization.fit` takes KeyboardInterrupt, its own timer's too, for its
+regular end, and on larger models tuning was seen to go on after one. Hence a signal ends this process.
 """
 
 from __future__ import annotations
