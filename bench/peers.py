@@ -17,8 +17,7 @@ from quantspectrum import isolation
 from quantspectrum.artifacts import DataIdentity, SensitivityReport
 from quantspectrum.data.encode import Batch
 from quantspectrum.formats import preset
-from quantspectrum.isolation.checkpoint import plain_checkpoint
-from quantspectrum.lenses.isolated import batch_tensors
+from quantspectrum.isolation.inputs import batch_tensors, model_request
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.lenses.targets import label_tensors
 from quantspectrum.models.loading import Loaded
@@ -36,6 +35,7 @@ def run_inc(python: str, model: nn.Module, batches: list[Batch], **settings: str
         model.save_pretrained(directory / "model")  # type: ignore[operator]
         request = {
             "model": str(directory / "model"),
+            "class": type(model).__name__,
             "ops": linears,
             "seed": 0,
             "time_budget": None,
@@ -59,16 +59,10 @@ def run_modelopt(python: str, loaded: Loaded, batch: Batch, **settings: str) -> 
     with tempfile.TemporaryDirectory() as work:
         directory = Path(work)
         request = {
-            "model": str(plain_checkpoint(loaded, directory / "model").resolve()),
-            "class": type(loaded.model).__name__,
-            "dtype": loaded.identity.dtype,
-            "device": str(loaded.device),
+            **model_request(loaded, directory / "model"),
             "ops": ops,
             "seed": 0,
-            "calibration": 1,
-            "selection": 1,
             "time_budget": None,
-            "trust_remote_code": False,
             "settings": {"groups": "fused", "predicts": batch.predicts, **settings},
         }
         tensors = {

@@ -217,6 +217,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line; returns the exit code."""
+    try:
+        try:
+            return _carry_out(argv)
+        finally:
+            # Here and not when the interpreter ends, where a closed pipe would be told as an error.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return 1
+
+
+def _carry_out(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -234,6 +246,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("quantspectrum: interrupted; run the same again to go on", file=sys.stderr)
         return 3
+
+
+def _drop_output() -> None:
+    """Whoever read the output has gone (``| head``): what is still buffered goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -12,6 +12,8 @@ from quantspectrum.backends import BACKENDS
 from quantspectrum.backends.frameworks import ISOLATED
 from quantspectrum.backends.isolated import IsolatedBackend
 from quantspectrum.isolation import ENVIRONMENTS, EnvironmentSpec, find_environment
+from quantspectrum.lenses import LENSES, lens_named
+from quantspectrum.sensitivity import METRICS
 
 __all__ = ["Finding", "examine"]
 
@@ -35,7 +37,10 @@ def examine() -> list[Finding]:
         properties = torch.cuda.get_device_properties(index)
         detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         findings.append(Finding(kind="device", name=f"cuda:{index}", works=True, detail=detail))
-    findings.append(Finding(kind="lens", name="native:mse_v2", works=True, detail="built in"))
+    detail = f"built in; METRIC is one of {', '.join(METRICS)}"
+    findings.append(Finding(kind="lens", name="native:METRIC", works=True, detail=detail))
+    findings += [_lens(name) for name in LENSES]
+    findings.append(Finding(kind="lens", name="import:FILE", works=True, detail="built in"))
     findings += [Finding(kind="backend", name=n, works=True, detail="built in") for n in BACKENDS]
     findings += [_backend(backend) for backend in ISOLATED.values()]
     findings += [_environment(spec) for spec in ENVIRONMENTS.values()]
@@ -51,14 +56,24 @@ def _package(kind: Literal["data", "model"], name: str, package: str, extra: str
     return Finding(kind=kind, name=name, works=works, detail=package if works else advice)
 
 
+def _lens(name: str) -> Finding:
+    environment = lens_named(name).ENVIRONMENT
+    if environment is None:
+        return Finding(kind="lens", name=name, works=True, detail="built in")
+    return _isolated("lens", name, environment)
+
+
 def _backend(backend: IsolatedBackend) -> Finding:
-    if backend.ENVIRONMENT is None:
-        works, detail = find_spec("onnxruntime") is not None, "ONNX Runtime"
-        detail = detail if works else "pip install 'quantspectrum[onnx]'"
-    else:
-        works = find_environment(backend.ENVIRONMENT) is not None
-        detail = f"environment {backend.ENVIRONMENT}"
+    if backend.ENVIRONMENT is not None:
+        return _isolated("backend", backend.NAME, backend.ENVIRONMENT)
+    works, detail = find_spec("onnxruntime") is not None, "ONNX Runtime"
+    detail = detail if works else "pip install 'quantspectrum[onnx]'"
     return Finding(kind="backend", name=backend.NAME, works=works, detail=detail)
+
+
+def _isolated(kind: Literal["lens", "backend"], name: str, environment: str) -> Finding:
+    works = find_environment(environment) is not None
+    return Finding(kind=kind, name=name, works=works, detail=f"environment {environment}")
 
 
 def _environment(spec: EnvironmentSpec) -> Finding:

@@ -32,7 +32,7 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.formats import preset
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import list_ops
-from quantspectrum.schemes import storage_of
+from quantspectrum.quantization_config import storage_of
 from quantspectrum.sensitivity.calibration import observe_ranges
 from quantspectrum.simulation import OpPlan, Simulation
 

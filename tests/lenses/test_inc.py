@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from oracles.inc_models import make_batch, make_model
 from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
 from quantspectrum.isolation import find_environment, run_worker
-from quantspectrum.lenses import inc, isolated
-from quantspectrum.lenses.isolated import batch_tensors
+from quantspectrum.isolation.inputs import batch_tensors, model_request
+from quantspectrum.lenses import inc
 from quantspectrum.lenses.request import LensRequest
+from quantspectrum.lenses.scoring import score_with
 from quantspectrum.models import adapter_for
 from quantspectrum.models.loading import Loaded, ModelSpec
 from quantspectrum.models.ops import list_ops
@@ -99,6 +100,77 @@ def test_a_time_budget_leaves_what_was_scored(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("inc_environment")
+def test_traces_end_with_their_budget_inside_a_batch(tmp_path: Path) -> None:
+    loaded = loaded_of("qwen2", tmp_path / "model")
+    table = list_ops(loaded.model, loaded.layout)
+    nothing = request_of("qwen2", tmp_path, base="isolate", time_budget=1e-6)
+    report = score_with("inc:hawq_v2", loaded, table, nothing)
+    assert (report.coverage.scored, report.complete) == (0, False)
+    assert report.stopped_by == "time budget"
+    assert {note.reason for note in report.coverage.skipped} >= {
+        "the time budget ended before INC had taken all probes of the first batch"
+    }
+    endless = {"repaired": "true", "probes": "1000000"}
+    started = time.monotonic()
+    found = inc.HAWQ_V2.score(loaded, table, replace(nothing, time_budget=3.0, options=endless))
+    assert (found.scores, found.stopped_by) == ({}, "time budget")
+    # Starting and loading take their time; the budget is of the scoring.
+    assert found.framework.seconds < 3 + 5
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inc_environment")
+@pytest.mark.parametrize("budget", [0.5, 8.0])
+def test_tuning_ends_with_its_budget(budget: float, tmp_path: Path) -> None:
+    """INC's tuning takes its timer's KeyboardInterrupt for its end: the worker minds the time itself."""
+    loaded = loaded_of("qwen2", tmp_path / "model")
+    table = list_ops(loaded.model, loaded.layout)
+    report = score_with(
+        "inc:tune", loaded, table, request_of("qwen2", tmp_path, time_budget=budget)
+    )
+    assert (report.complete, report.stopped_by) == (False, "time budget")
+    assert report.framework is not None
+    assert report.framework.seconds is not None
+    assert budget <= report.framework.seconds < budget + 5
+    assert report.coverage.scored == report.framework.settings["ops_restored"] < 14
+    if budget < 1:
+        assert report.coverage.scored == 0
+        reasons = {note.reason for note in report.coverage.skipped}
+        assert "INC's tuning ended before an op was restored" in reasons
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inc_environment")
+def test_tuning_heeds_an_interrupt(tmp_path: Path) -> None:
+    loaded = loaded_of("qwen2", tmp_path / "model")
+    started = time.monotonic()
+    found = run_worker(
+        "inc",
+        "inc_tune",
+        {
+            **model_request(loaded, tmp_path / "copy"),
+            "ops": [op.name for op in list_ops(loaded.model, loaded.layout).candidates],
+            "seed": 0,
+            "time_budget": None,
+            "settings": {
+                "reduce_range": "false",
+                "engine": "qnnpack",
+                "observer": "minmax",
+                "tolerable_loss": "none",
+            },
+        },
+        tmp_path,
+        tensors=batch_tensors("selection", [make_batch("qwen2")]),
+        timeout=12.0,
+    )
+    assert found["stopped_by"] == "interrupted"
+    # Long before it would have been killed.
+    assert time.monotonic() - started < 12 + 10
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inc_environment")
 def test_traces_name_their_defects(tmp_path: Path) -> None:
     loaded = loaded_of("qwen2_5_vl", tmp_path / "model")
     table = list_ops(loaded.model, loaded.layout)
@@ -168,24 +240,6 @@ def test_settings_are_checked_before_anything_runs(
             lens.score(loaded, table, request_of("qwen2", tmp_path, options=options, fmt=fmt))
 
 
-@pytest.fixture
-def answering(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Has a worker answer what it is told to; gives what it was asked."""
-    asked: dict[str, Any] = {}
-
-    def answer(result: dict[str, Any]) -> dict[str, Any]:
-        def worker(environment: str, name: str, request: Any, *_: Any, **more: Any) -> Any:
-            asked.update(request, environment=environment, worker=name, **more)
-            return result
-
-        monkeypatch.setattr(isolated, "run_worker", worker)
-        return asked
-
-    return answer
-
-
 def test_what_a_worker_is_told(answering: Any, tmp_path: Path) -> None:
     loaded = loaded_of("qwen2", tmp_path / "model")
     table = list_ops(loaded.model, loaded.layout)
@@ -216,8 +270,7 @@ def test_no_score_at_all_is_an_error(answering: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("inc_environment")
 def test_incs_own_loop_gives_the_recorded_numbers(tmp_path: Path) -> None:
-    model, batch = make_model("qwen2"), make_batch("qwen2")
-    model.save_pretrained(tmp_path / "model")
+    batch = make_batch("qwen2")
     golden = json.loads((GOLDEN / "qwen2.json").read_text())["residual_sse"]
     names = sorted(golden)[:3]
     settings = {"reduce_range": "false", "engine": "qnnpack", "observer": "minmax", "fast": "false"}
@@ -225,11 +278,10 @@ def test_incs_own_loop_gives_the_recorded_numbers(tmp_path: Path) -> None:
         "inc",
         "inc_mse_v2",
         {
-            "model": str(tmp_path / "model"),
+            **model_request(loaded_of("qwen2", tmp_path / "model"), tmp_path / "copy"),
             "ops": sorted(golden),
             "seed": 0,
             "time_budget": None,
-            "trust_remote_code": False,
             "settings": settings,
         },
         tmp_path,

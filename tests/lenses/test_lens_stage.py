@@ -87,6 +87,7 @@ class Planted:
 
     BASES: ClassVar[tuple[Any, ...]] = ("fallback",)
     FORMATS: ClassVar[tuple[str, ...]] = ("inc",)
+    ENVIRONMENT: ClassVar[str | None] = None
     OPTIONS: ClassVar[Mapping[str, str]] = {"depth": "how deep"}
     scores: Mapping[str, float]
     missing: Mapping[str, str] = field(default_factory=dict)

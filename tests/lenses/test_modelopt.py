@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lens_cases
 import pytest
 import torch
+from lens_cases import saved
 
 import models_tiny
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
-from quantspectrum.formats import preset
 from quantspectrum.isolation import find_environment
-from quantspectrum.lenses import LENSES, isolated, lens_named, modelopt
+from quantspectrum.lenses import LENSES, lens_named, modelopt
 from quantspectrum.lenses.request import LensRequest, LensScores
 from quantspectrum.lenses.scoring import check_asked, report_of, score_with
-from quantspectrum.models.loading import Loaded, ModelSpec
+from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import OpTable, list_ops
 from quantspectrum.provenance import Stopwatch
 
@@ -30,40 +31,10 @@ needs_modelopt = pytest.mark.skipif(
 )
 
 
-def saved(model: Any, directory: Path) -> Loaded:
-    """A tiny model, saved where workers find it."""
-    models_tiny.save(model, directory)
-    spec = ModelSpec(model=str(directory), device="cpu", dtype="float32")
-    return models_tiny.loaded(model, spec=spec)
-
-
 def request_of(batches: Sequence[Batch], directory: Path, **more: Any) -> LensRequest:
-    return LensRequest(
-        format=preset(more.pop("fmt", "w8a8-static")),
-        base="isolate",
-        calibration=batches,
-        selection=batches,
-        data=(),
-        seed=0,
-        directory=directory,
-        **more,
+    return lens_cases.request_of(
+        batches, directory, **{"base": "isolate", "fmt": "w8a8-static", **more}
     )
-
-
-@pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Has a worker answer what it is told to; gives what it was asked."""
-    asked: dict[str, Any] = {}
-
-    def answer(result: dict[str, Any]) -> dict[str, Any]:
-        def worker(environment: str, name: str, request: Any, *_: Any, **more: Any) -> Any:
-            asked.update(request, environment=environment, worker=name, **more)
-            return result
-
-        monkeypatch.setattr(isolated, "run_worker", worker)
-        return asked
-
-    return answer
 
 
 @pytest.fixture

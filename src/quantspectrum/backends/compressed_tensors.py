@@ -3,7 +3,7 @@
 A quantized op ``NAME`` stores ``NAME.weight`` (int8 or FP8), or ``NAME.weight_packed`` (int32) and
 ``NAME.weight_shape``; ``NAME.weight_scale``; and, with static activations, ``NAME.input_scale``
 (and ``NAME.input_zero_point`` when affine). Everything else is stored as in the source.
-``config.json`` gets the ``quantization_config`` of :mod:`quantspectrum.schemes`. Tensors, targets and ``ignore``
+``config.json`` gets the ``quantization_config`` of :mod:`quantspectrum.quantization_config`. Tensors, targets and ``ignore``
 use the names the modules have when the model is loaded, the one spelling that both transformers
 and vLLM map to themselves.
 """
@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from quantspectrum import schemes
+from quantspectrum import quantization_config as terms
 from quantspectrum.backends.checkpoint import Entry, total_bytes, write_shards
 from quantspectrum.backends.packing import pack, packed_columns
 from quantspectrum.errors import UserError
@@ -31,8 +31,8 @@ from quantspectrum.formats import TensorScheme
 from quantspectrum.models.lazy import LazyModel
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.placement import named_tensors, tensor_of
+from quantspectrum.quantization_config import check_format, input_args, storage_of
 from quantspectrum.quantizer import quantize, weight_qparams
-from quantspectrum.schemes import check_format, input_args, storage_of
 from quantspectrum.simulation import InputQuantizer, OpPlan
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "write",
 ]
 
-NAME = schemes.METHOD
+NAME = terms.METHOD
 
 Source: TypeAlias = Loaded | LazyModel
 """What a variant is made from: a model in memory, or one whose weights stay in its files."""
@@ -109,9 +109,9 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 
 
 def quantization_config(source: Source, plans: Mapping[str, OpPlan]) -> dict[str, Any]:
-    """The ``quantization_config`` of plans for a model; see :mod:`quantspectrum.schemes`."""
+    """The ``quantization_config`` of plans for a model; see :mod:`quantspectrum.quantization_config`."""
     linears = {n: m for n, m in source.model.named_modules() if isinstance(m, nn.Linear)}
-    return schemes.quantization_config(
+    return terms.quantization_config(
         linears,
         {op: plan.format.name for op, plan in plans.items()},
         {plan.format.name: plan.format for plan in plans.values()},
@@ -276,7 +276,7 @@ class _QuantizedWeight:
         return (rows, columns // (self._group_size() or columns))
 
     def _group_size(self) -> int | None:
-        return schemes.group_size_on_disk(self._scheme, self._shape[1])
+        return terms.group_size_on_disk(self._scheme, self._shape[1])
 
     def _qparams(self, values: Tensor) -> tuple[Tensor, Tensor]:
         if self._given is None:

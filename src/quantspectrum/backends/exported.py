@@ -18,12 +18,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quantspectrum.artifacts import Verification
 from quantspectrum.backends import compressed_tensors
+from quantspectrum.backends.quantize import MAX_RELATIVE_L2
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded
 from quantspectrum.simulation import OpPlan
 
-__all__ = ["Exported", "adopt", "check_bytes", "match_names", "predicted_bytes", "stored_weights"]
+__all__ = ["Exported", "adopt", "check_bytes", "match_names", "stored_weights", "verified"]
 
 
 def match_names(found: Mapping[str, object] | set[str], own: set[str]) -> dict[str, str]:
@@ -143,7 +145,7 @@ def adopt(
     _write_json(directory / "config.json", quantization_config=config)
     index = directory / "model.safetensors.index.json"
     if index.exists():
-        size = predicted_bytes(loaded, plans)
+        size = compressed_tensors.predicted_bytes(loaded, plans)
         _write_json(index, metadata={"total_size": size}, weight_map=weight_map)
     return {"negative_scales": negative / channels}
 
@@ -158,11 +160,6 @@ def _input_scale(op: str, plan: OpPlan) -> dict[str, Tensor]:
 
 def _same(theirs: Tensor, ours: Tensor) -> bool:
     return torch.equal(theirs.to(ours.dtype), ours)
-
-
-def predicted_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
-    """Bytes of the tensors of such a checkpoint."""
-    return compressed_tensors.predicted_bytes(loaded, plans)
 
 
 def _write_json(path: Path, **changes: Any) -> None:
@@ -182,6 +179,38 @@ def _check_ops(exported: Exported, plans: Mapping[str, OpPlan]) -> None:
             f"the framework quantized {len(extra)} ops that the profile keeps, {extra[0]} first; "
             "this is a fault of the backend: please report it"
         )
+
+
+def verified(
+    loaded: Loaded,
+    plans: Mapping[str, OpPlan],
+    directory: Path,
+    *,
+    worst: float,
+    distances: Mapping[str, float],
+) -> Verification:
+    """The record of a checkpoint that transformers loaded back as it should be.
+
+    Args:
+        loaded: The model.
+        plans: How its ops are quantized.
+        directory: The checkpoint.
+        worst: Its distance from its own codes simulated, relative L2.
+        distances: Other distances, by what they are to.
+
+    Raises:
+        UserError: Its tensors are not as large as was predicted.
+    """
+    predicted = compressed_tensors.predicted_bytes(loaded, plans)
+    return Verification(
+        relative_l2=worst,
+        bound=MAX_RELATIVE_L2,
+        loader="transformers",
+        quantized_tensors=len(plans),
+        predicted_bytes=predicted,
+        tensor_bytes=check_bytes(directory, predicted),
+        distances=dict(distances),
+    )
 
 
 def check_bytes(directory: Path, predicted: int) -> int:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from torch import nn
 
-from quantspectrum.artifacts import Verification, WriterNote
+from quantspectrum.artifacts import Verification
 from quantspectrum.backends import compressed_tensors
-from quantspectrum.backends.exported import Exported, adopt, check_bytes, stored_weights
+from quantspectrum.backends.answers import note_of
+from quantspectrum.backends.compressed_tensors import predicted_bytes as predicted_bytes
+from quantspectrum.backends.exported import Exported, adopt, stored_weights, verified
 from quantspectrum.backends.isolated import Task, Written, ask_worker
 from quantspectrum.backends.probing import (
     distance,
@@ -100,11 +102,6 @@ def needs_calibration(options: Mapping[str, str]) -> bool:
     return _iters(options) > 0
 
 
-def predicted_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
-    """Bytes of the checkpoint's tensors."""
-    return compressed_tensors.predicted_bytes(loaded, plans)
-
-
 def write(task: Task, directory: Path) -> Written:
     """Let INC quantize and export, and write its codes under the names loaders look for."""
     loaded, iters = task.loaded, _iters(task.options)
@@ -126,19 +123,17 @@ def write(task: Task, directory: Path) -> Written:
     findings = adopt(export, loaded, task.plans, directory)
     return Written(
         verification=_verify(task, directory, rounded=not iters),
-        note=WriterNote(
+        note=note_of(
+            result,
             name="Intel Neural Compressor, AutoRound",
-            versions=result["versions"],
-            settings=result["settings"] | findings,
+            loaders=LOADERS,
+            findings=findings,
             notes=(
                 "tensors and ignore are renamed to the modules' names; INC writes those of the "
                 "source checkpoint, under which transformers does not find the ops to ignore",
                 "AutoRound uses all 256 codes of a channel, with a negative scale where the largest "
                 "weight is positive",
             ),
-            loaders=LOADERS,
-            seconds=result["seconds"],
-            peak_bytes=result["peak_bytes"],
         ),
     )
 
@@ -161,14 +156,11 @@ def _verify(task: Task, directory: Path, *, rounded: bool) -> Verification:
             f"{MAX_RELATIVE_L2:.0e}) and from the unquantized model by {damage:.2e}, where our "
             f"rounding differs by {ours_damage:.2e}; it was not kept"
         )
-    predicted = predicted_bytes(loaded, plans)
-    return Verification(
-        relative_l2=worst,
-        bound=MAX_RELATIVE_L2,
-        loader="transformers",
-        quantized_tensors=len(plans),
-        predicted_bytes=predicted,
-        tensor_bytes=check_bytes(directory, predicted),
+    return verified(
+        loaded,
+        plans,
+        directory,
+        worst=worst,
         distances={
             "ours": distance(found, ours),
             "unquantized": damage,

@@ -13,12 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantspectrum.artifacts import Verification, WriterNote
 from quantspectrum.backends import compressed_tensors
-from quantspectrum.backends.isolated import Task, Written, ask_worker
+from quantspectrum.backends.answers import check_quantized, note_of, probe_logits
+from quantspectrum.backends.isolated import (
+    Task,
+    Written,
+    ask_worker,
+    check_linears,
+    check_one_format,
+)
 from quantspectrum.backends.probing import distance, logits_of, probe_batches, simulated_logits
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
@@ -26,6 +32,7 @@ from quantspectrum.formats import PRESETS
 from quantspectrum.models.loading import Loaded
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.simulation import OpPlan
+from quantspectrum.spectrum.exporters.inc import configuration
 
 __all__ = [
     "ENVIRONMENT",
@@ -61,16 +68,14 @@ def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
         )
     if loaded.identity.dtype != "float32":
         raise UserError(f"INC 3.7's integer kernels take float32: give --dtype float32 to {NAME}")
+    check_linears(loaded, plans)
     for name, plan in plans.items():
-        if not isinstance(loaded.model.get_submodule(name), nn.Linear):
-            raise UserError(f"op {name} is not a Linear: leave it out of the profile")
         if plan.format.name not in FORMATS or plan.format != PRESETS[plan.format.name]:
             raise UserError(
                 f"backend {NAME} writes formats {' and '.join(FORMATS)}, and the profile gives {name} "
                 f"{plan.format.name}; make the spectrum with --format inc, or use --backend inc"
             )
-    if len({plan.format.name for plan in plans.values()}) > 1:
-        raise UserError(f"a variant of {NAME} holds one format, and the profile has several")
+    check_one_format(NAME, plans)
 
 
 def needs_calibration(_options: Mapping[str, str]) -> bool:
@@ -95,17 +100,12 @@ def write(task: Task, directory: Path) -> Written:
         settings={
             "mode": "quantize",
             "saved": "saved",
-            "reduce_range": _reduces_range(task.plans),
+            "config": _config(task.plans),
         },
         batches={"calibration": _inputs(task.calibration), "probe": _inputs(probes)},
     )
-    if differing := sorted(task.plans.keys() ^ set(result["quantized"])):
-        raise UserError(
-            f"INC did not quantize exactly the profile's ops: {differing[0]} differs; leave it out"
-        )
-    found = load_file(task.directory / "found.safetensors")
-    theirs = [found[f"probe.{index}"] for index in range(len(probes))]
-    verification = _verify(task, probes, theirs)
+    check_quantized("INC", task.plans, result["quantized"])
+    verification = _verify(task, probes, probe_logits(task.directory))
     shutil.copy2(task.directory / "saved" / "best_model.pt", directory)
     loaded.config.save_pretrained(directory)
     loaded.processor.save_pretrained(directory)
@@ -113,22 +113,22 @@ def write(task: Task, directory: Path) -> Written:
 
 
 def _note(result: Mapping[str, Any]) -> WriterNote:
-    return WriterNote(
+    return note_of(
+        result,
         name="Intel Neural Compressor 3.7, static PTQ",
-        versions=result["versions"],
-        settings=result["settings"],
+        loaders=LOADERS,
         notes=(
             "best_model.pt is a pickle, which may run code when it is loaded without weights_only; "
             "it is loaded in INC's environment alone, with it",
         ),
-        loaders=LOADERS,
-        seconds=result["seconds"],
-        peak_bytes=result["peak_bytes"],
     )
 
 
-def _reduces_range(plans: Mapping[str, OpPlan]) -> bool:
-    return next(iter(plans.values())).format.name == "inc-reduce-range"
+def _config(plans: Mapping[str, OpPlan]) -> dict[str, Any]:
+    """INC's configuration of the profile, as ``export --to inc`` writes it."""
+    act = next(iter(plans.values())).format.activation
+    assert act is not None
+    return configuration(list(plans), approach="static", bits=act.bits)
 
 
 def _inputs(batches: Sequence[Batch]) -> list[Batch]:
@@ -187,9 +187,8 @@ def saved_logits(task: Task, directory: Path, batches: Sequence[Batch]) -> list[
         settings={
             "mode": "run",
             "saved": str(directory.resolve()),
-            "reduce_range": _reduces_range(task.plans),
+            "config": _config(task.plans),
         },
         batches={"probe": _inputs(batches)},
     )
-    found = load_file(task.directory / "found.safetensors")
-    return [found[f"probe.{index}"] for index in range(len(batches))]
+    return probe_logits(task.directory)

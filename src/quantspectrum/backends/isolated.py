@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantspectrum.artifacts import (
     DataIdentity,
@@ -29,7 +29,7 @@ from quantspectrum.backends.quantize import plans_of
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.isolation import require_environment, run_worker
-from quantspectrum.isolation.checkpoint import plain_checkpoint
+from quantspectrum.isolation.inputs import batch_tensors, model_request
 from quantspectrum.models.loading import Loaded, check_unquantized
 from quantspectrum.models.placement import is_offloaded
 from quantspectrum.provenance import Stopwatch
@@ -41,6 +41,8 @@ __all__ = [
     "Task",
     "Written",
     "ask_worker",
+    "check_linears",
+    "check_one_format",
     "quantize_isolated",
     "read_options",
 ]
@@ -221,6 +223,29 @@ def _weight_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
     )
 
 
+def check_linears(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
+    """Refuse ops that are no Linears.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    for name in plans:
+        if not isinstance(loaded.model.get_submodule(name), nn.Linear):
+            raise UserError(f"op {name} is not a Linear: leave it out of the profile")
+
+
+def check_one_format(backend: str, plans: Mapping[str, OpPlan]) -> None:
+    """Refuse a profile of several formats, for backends whose variants hold one.
+
+    Raises:
+        UserError: It has several.
+    """
+    if len({plan.format.name for plan in plans.values()}) > 1:
+        raise UserError(
+            f"a variant of backend {backend} holds one format, and the profile has several"
+        )
+
+
 def read_options(backend: IsolatedBackend, given: Sequence[str]) -> dict[str, str]:
     """Settings ``NAME=VALUE`` of a backend, by name.
 
@@ -261,31 +286,15 @@ def ask_worker(
     Raises:
         UserError: The environment is absent or the worker failed.
     """
-    loaded = task.loaded
     request = {
-        "model": str(plain_checkpoint(loaded, task.directory / "model").resolve()),
-        "dtype": loaded.identity.dtype,
-        "class": type(loaded.model).__name__,
-        "trust_remote_code": loaded.spec.trust_remote_code,
+        **model_request(task.loaded, task.directory / "model"),
         "ops": list(task.plans),
         "seed": task.seed,
-        **{split: len(found) for split, found in batches.items()},
         **settings,
     }
-    tensors = {
-        name: values
-        for split, found in batches.items()
-        for name, values in _input_tensors(split, found)
-    }
+    tensors: dict[str, Tensor] = {}
+    for split, found in batches.items():
+        tensors |= batch_tensors(split, found)
     return run_worker(
         environment, worker, request, task.directory, tensors=tensors, progress=task.progress
     )
-
-
-def _input_tensors(split: str, batches: Sequence[Batch]) -> list[tuple[str, Tensor]]:
-    """Tensors of batches under ``SPLIT.INDEX.inputs.NAME``."""
-    return [
-        (f"{split}.{index}.inputs.{name}", values)
-        for index, batch in enumerate(batches)
-        for name, values in batch.inputs.items()
-    ]

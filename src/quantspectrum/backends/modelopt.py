@@ -13,15 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from quantspectrum.artifacts import Verification, WriterNote
 from quantspectrum.backends import compressed_tensors
-from quantspectrum.backends.exported import Exported, adopt, check_bytes, stored_weights
-from quantspectrum.backends.exported import predicted_bytes as predicted_bytes
-from quantspectrum.backends.isolated import Task, Written, ask_worker
+from quantspectrum.backends.answers import check_quantized, note_of, probe_logits
+from quantspectrum.backends.compressed_tensors import predicted_bytes as predicted_bytes
+from quantspectrum.backends.exported import Exported, adopt, stored_weights, verified
+from quantspectrum.backends.isolated import (
+    Task,
+    Written,
+    ask_worker,
+    check_linears,
+    check_one_format,
+)
 from quantspectrum.backends.probing import (
     distance,
     logits_of,
@@ -74,9 +80,8 @@ def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
             f"backend {NAME} exports models that write text; use --backend onnx or "
             f"{compressed_tensors.NAME} for this one"
         )
+    check_linears(loaded, plans)
     for name, plan in plans.items():
-        if not isinstance(loaded.model.get_submodule(name), torch.nn.Linear):
-            raise UserError(f"op {name} is not a Linear: leave it out of the profile")
         wanted = PRESETS.get(plan.format.name)
         if plan.format.name not in _NUMBERS or plan.format != wanted:
             raise UserError(
@@ -84,8 +89,7 @@ def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
                 f"and the profile gives {name} {plan.format.name}; make the spectrum with one of "
                 f"these formats, or use --backend {compressed_tensors.NAME}"
             )
-    if len({plan.format.name for plan in plans.values()}) > 1:
-        raise UserError(f"a checkpoint of backend {NAME} holds one format, and the profile has two")
+    check_one_format(NAME, plans)
 
 
 def needs_calibration(_options: Mapping[str, str]) -> bool:
@@ -105,13 +109,9 @@ def write(task: Task, directory: Path) -> Written:
         settings={"number": number},
         batches={"calibration": task.calibration, "probe": probes},
     )
-    if missing := sorted(task.plans.keys() ^ set(result["quantized"])):
-        raise UserError(
-            f"ModelOpt did not quantize exactly the profile's ops: {missing[0]} differs"
-        )
-    found = load_file(task.directory / "found.safetensors")
-    theirs = [found[f"probe.{index}"] for index in range(len(probes))]
-    plans = _plans(task, found) if number == "int8" else dict(task.plans)
+    check_quantized("ModelOpt", task.plans, result["quantized"])
+    theirs = probe_logits(task.directory)
+    plans = _plans(task) if number == "int8" else dict(task.plans)
     adopt(Exported(task.directory / "export", loaded), loaded, plans, directory)
     return Written(
         verification=_verify(loaded, plans, directory, probes, theirs), note=_note(result, number)
@@ -125,19 +125,14 @@ def _note(result: Mapping[str, Any], number: str) -> WriterNote:
         "fp8": "codes and scales are those of ModelOpt's export; its quantization_config (quant_method "
         "modelopt), which transformers ignores, taking codes for weights, is replaced",
     }
-    return WriterNote(
-        name="NVIDIA ModelOpt, mtq.quantize",
-        versions=result["versions"],
-        settings=result["settings"],
-        notes=(notes[number],),
-        loaders=LOADERS,
-        seconds=result["seconds"],
-        peak_bytes=result["peak_bytes"],
+    return note_of(
+        result, name="NVIDIA ModelOpt, mtq.quantize", loaders=LOADERS, notes=(notes[number],)
     )
 
 
-def _plans(task: Task, found: Mapping[str, Tensor]) -> dict[str, OpPlan]:
+def _plans(task: Task) -> dict[str, OpPlan]:
     """The profile's plans with the ranges of inputs that ModelOpt calibrated."""
+    found = load_file(task.directory / "found.safetensors")
     plans: dict[str, OpPlan] = {}
     for op, plan in task.plans.items():
         if f"{op}.input_amax" not in found:
@@ -174,13 +169,10 @@ def _verify(
             f"bound {MAX_RELATIVE_L2:.0e}) and the simulated one from ModelOpt's by {framework:.2e}, "
             f"from which the unquantized model differs by {damage:.2e}; it was not kept"
         )
-    predicted = predicted_bytes(loaded, plans)
-    return Verification(
-        relative_l2=worst,
-        bound=MAX_RELATIVE_L2,
-        loader="transformers",
-        quantized_tensors=len(plans),
-        predicted_bytes=predicted,
-        tensor_bytes=check_bytes(directory, predicted),
+    return verified(
+        loaded,
+        plans,
+        directory,
+        worst=worst,
         distances={"framework": framework, "framework to unquantized": damage},
     )

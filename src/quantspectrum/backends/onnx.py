@@ -15,11 +15,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from torch import nn
-
 from quantspectrum.artifacts import Verification, WriterNote
 from quantspectrum.backends import compressed_tensors
-from quantspectrum.backends.isolated import Task, Written
+from quantspectrum.backends.compressed_tensors import predicted_bytes as predicted_bytes
+from quantspectrum.backends.isolated import Task, Written, check_linears, check_one_format
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
 from quantspectrum.models.loading import Loaded
@@ -89,19 +88,15 @@ def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
         raise UserError(
             f"backend {NAME} exports from float32 on the CPU: --dtype float32 --device cpu"
         )
+    check_linears(loaded, plans)
     for name, plan in plans.items():
-        if not isinstance(loaded.model.get_submodule(name), nn.Linear):
-            raise UserError(f"op {name} is not a Linear: leave it out of the profile")
         if not _written(plan.format):
             raise UserError(
                 f"backend {NAME} writes static int8 inputs per tensor with int8 weights per channel "
                 f"(w8a8-static, w8a8-static-affine), and the profile gives {name} "
                 f"{plan.format.name}; make the spectrum with one of these"
             )
-    if len({plan.format.name for plan in plans.values()}) > 1:
-        raise UserError(
-            f"a variant of backend {NAME} holds one format, and the profile has several"
-        )
+    check_one_format(NAME, plans)
 
 
 def _written(fmt: Format) -> bool:
@@ -119,11 +114,6 @@ def _written(fmt: Format) -> bool:
 def needs_calibration(_options: Mapping[str, str]) -> bool:
     """ONNX Runtime observes the inputs itself."""
     return True
-
-
-def predicted_bytes(loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
-    """Bytes of weights and scales; the graph itself comes on top."""
-    return compressed_tensors.predicted_bytes(loaded, plans)
 
 
 def reduces_range(option: str, flags: str | None = None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -20,11 +19,11 @@ from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.outputs import run_model
+from quantspectrum.spectrum.exporters.graph import read_nodes
 
 __all__ = ["OPSET", "export", "feeds", "input_names", "nodes_of", "quantize"]
 
 OPSET = 18
-_SCOPES = "pkg.torch.onnx.name_scopes"
 _LARGE = 2**30
 """Bytes above which weights lie in a file of their own; a graph holds 2 GiB at most."""
 
@@ -114,15 +113,11 @@ def nodes_of(path: Path, ops: Iterable[str]) -> dict[str, str]:
         UserError: An op has no such node, or several.
     """
     found: dict[str, list[str]] = {op: [] for op in ops}
-    graph = onnx.load(str(path), load_external_data=False).graph
-    for node in graph.node:
-        if node.op_type not in ("MatMul", "Gemm"):
-            continue
-        scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
-        for scope in ast.literal_eval(scopes):
-            op = str(scope).removeprefix("model.")
-            if op in found:
-                found[op].append(node.name)
+    for node in read_nodes(path):
+        # Every name is below that of the model in its wrapper.
+        op = (node.module or "").removeprefix("model.")
+        if op in found and node.op_type in ("MatMul", "Gemm"):
+            found[op].append(node.name)
     for op, nodes in found.items():
         if len(nodes) != 1:
             raise UserError(

@@ -27,18 +27,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from quantspectrum.artifacts import DataIdentity, Spectrum, Treatment
-from quantspectrum.backends import compressed_tensors
 from quantspectrum.backends.compressed_tensors import codes_by_rows
 from quantspectrum.backends.quantize import Treated, plans_of, probe_logits, relative_l2
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.isolation import run_worker
+from quantspectrum.isolation.inputs import batch_tensors, model_request
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.outputs import run_model
 from quantspectrum.models.placement import is_offloaded
-from quantspectrum.models.tasks import AUTO_CLASSES
+from quantspectrum.quantization_config import check_format, group_size_on_disk, weight_args
 from quantspectrum.quantizer import dequantize
-from quantspectrum.schemes import check_format, group_size_on_disk, weight_args
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.simulation import OpPlan
 
@@ -202,18 +201,11 @@ def _run(
     groups: dict[str, Any] | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="quantspectrum-") as work:
-        plain = Path(work) / "model"
-        plain.mkdir()
-        compressed_tensors.write(loaded, {}, plain)
         result = run_worker(
             "llmcompressor",
             "llmcompressor_oneshot",
             {
-                "model": str(plain),
-                "loader": AUTO_CLASSES[loaded.task],
-                "dtype": loaded.identity.dtype,
-                "device": str(loaded.device),
-                "batches": len(request.batches),
+                **model_request(loaded, Path(work) / "model"),
                 "mappings": mappings,
                 "strength": request.strength,
                 "groups": groups,
@@ -221,11 +213,7 @@ def _run(
                 "pipeline": "basic" if loaded.takes_images else "sequential",
             },
             Path(work),
-            tensors={
-                f"{index}/{name}": value
-                for index, batch in enumerate(request.batches)
-                for name, value in batch.inputs.items()
-            },
+            tensors=batch_tensors("calibration", request.batches),
         )
         return load_file(Path(work) / "changed.safetensors"), result
 

@@ -42,8 +42,8 @@ from quantspectrum.backends.compressed_tensors import (
 )
 from quantspectrum.errors import UserError
 from quantspectrum.models.lazy import StoredTensor, map_names, meta_model, stored_tensors
+from quantspectrum.quantization_config import input_args, storage_of, weight_args
 from quantspectrum.quantizer import fake_quantize, fake_quantize_weight
-from quantspectrum.schemes import input_args, storage_of, weight_args
 from quantspectrum.simulation import OpPlan
 
 __all__ = ["TensorFindings", "check_schemes", "check_tensors", "skeleton_of"]

@@ -25,5 +25,5 @@ def doctor(args: Args) -> int:
         return DONE
     for finding in findings:
         mark = "ok " if finding.works else "-- "
-        print(f"{mark} {finding.kind:<8} {finding.name:<22} {finding.detail}")
+        print(f"{mark} {finding.kind:<11} {finding.name:<22} {finding.detail}")
     return DONE

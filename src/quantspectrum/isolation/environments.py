@@ -59,7 +59,7 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
         ),
         EnvironmentSpec(
             name="inc-autoround",
-            serves="Intel Neural Compressor 3.10 with AutoRound: backend inc",
+            serves="Intel Neural Compressor 3.10 with AutoRound: backend inc, lens autoround:scheme",
             package="neural_compressor",
         ),
         EnvironmentSpec(

@@ -26,6 +26,7 @@ class _Scheme:
 
     BASES: ClassVar[tuple[Base, ...]] = ("fallback",)
     FORMATS: ClassVar[tuple[str, ...]] = ("w8a8",)
+    ENVIRONMENT: ClassVar[str] = "inc-autoround"
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "repaired": "count activations, which AutoScheme leaves out: true or false",
     }
@@ -56,7 +57,7 @@ class _Scheme:
             loaded,
             table,
             request,
-            environment="inc-autoround",
+            environment=self.ENVIRONMENT,
             worker="autoround_scheme",
             framework="AutoRound",
             settings={"repaired": repaired, "vision": "true" if vision else "false"},

@@ -30,6 +30,7 @@ class _Heuristic:
     says: str
     BASES: ClassVar[tuple[Base, ...]] = ("isolate", "fallback")
     FORMATS: ClassVar[tuple[str, ...]] = ()
+    ENVIRONMENT: ClassVar[str | None] = None
     OPTIONS: ClassVar[Mapping[str, str]] = {}
 
     def score(self, loaded: Loaded, table: OpTable, request: LensRequest) -> LensScores:

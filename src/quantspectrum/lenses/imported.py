@@ -35,6 +35,7 @@ class ImportedLens:
     file: Path
     BASES: ClassVar[tuple[Base, ...]] = ("isolate", "fallback")
     FORMATS: ClassVar[tuple[str, ...]] = ()
+    ENVIRONMENT: ClassVar[str | None] = None
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "column": "which of the file's formats to take, where it scores several"
     }

@@ -63,6 +63,7 @@ class _MseV2:
 
     BASES: ClassVar[tuple[Base, ...]] = ("fallback",)
     FORMATS: ClassVar[tuple[str, ...]] = ("inc", "inc-reduce-range")
+    ENVIRONMENT: ClassVar[str] = "inc"
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "reduce_range": "7 bits for activations: true, false, or as INC chooses on this host",
         "engine": "quantized engine of torch: qnnpack, x86 or fbgemm",
@@ -77,7 +78,7 @@ class _MseV2:
             loaded,
             table,
             request,
-            environment="inc",
+            environment=self.ENVIRONMENT,
             worker="inc_mse_v2",
             framework="Intel Neural Compressor",
             settings=settings,
@@ -94,6 +95,7 @@ class _HawqV2:
 
     BASES: ClassVar[tuple[Base, ...]] = ("isolate",)
     FORMATS: ClassVar[tuple[str, ...]] = ("inc", "inc-reduce-range")
+    ENVIRONMENT: ClassVar[str] = "inc"
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "repaired": "start from zero instead of noise, and take a fixed number of probes: true, false",
         "probes": "probes a batch, where repaired",
@@ -108,7 +110,7 @@ class _HawqV2:
             loaded,
             table,
             request,
-            environment="inc",
+            environment=self.ENVIRONMENT,
             worker="inc_hawq_v2",
             framework="Intel Neural Compressor",
             settings={**_settings(request, ("repaired",)), "probes": probes},
@@ -126,6 +128,7 @@ class _Tune:
 
     BASES: ClassVar[tuple[Base, ...]] = ("fallback",)
     FORMATS: ClassVar[tuple[str, ...]] = ("inc", "inc-reduce-range")
+    ENVIRONMENT: ClassVar[str] = "inc"
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "reduce_range": "7 bits for activations: true, false, or as INC chooses on this host",
         "engine": "quantized engine of torch: qnnpack, x86 or fbgemm",
@@ -146,7 +149,7 @@ class _Tune:
             loaded,
             table,
             request,
-            environment="inc",
+            environment=self.ENVIRONMENT,
             worker="inc_tune",
             framework="Intel Neural Compressor",
             settings=settings,

@@ -15,15 +15,14 @@ from typing import Any
 from torch import Tensor
 
 from quantspectrum.artifacts import FrameworkNote
-from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.isolation import run_worker
-from quantspectrum.isolation.checkpoint import plain_checkpoint
+from quantspectrum.isolation.inputs import batch_tensors, model_request
 from quantspectrum.lenses.request import LensRequest, LensScores
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.ops import OpTable
 
-__all__ = ["ask_worker", "batch_tensors", "check_accounted"]
+__all__ = ["ask_worker", "check_accounted"]
 
 GRACE = 1.5
 """A worker minds the time budget itself; it is interrupted when it takes so many times that."""
@@ -55,44 +54,27 @@ def ask_worker(
         notes: What readers of the scores must know, besides what the worker says.
 
     Raises:
-        UserError: The environment is absent, the worker failed, or it scored nothing.
+        UserError: The environment is absent, the worker failed, or it scored nothing to its end.
     """
-    candidates = table.candidates[: request.max_ops]
-    names = [op.name for op in candidates]
-    asked = {
-        "model": str(plain_checkpoint(loaded, request.directory / "model").resolve()),
-        "dtype": loaded.identity.dtype,
-        "class": type(loaded.model).__name__,
-        "device": str(loaded.device),
-        "ops": names,
-        "groups": {op.name: op.group for op in candidates},
-        "format": request.format.model_dump(mode="json"),
-        "calibration": len(request.calibration),
-        "selection": len(request.selection),
-        "seed": request.seed,
-        "time_budget": request.time_budget,
-        "trust_remote_code": loaded.spec.trust_remote_code,
-        "settings": dict(settings),
-    }
-    sent = {
-        **batch_tensors("calibration", request.calibration),
-        **batch_tensors("selection", request.selection),
-        **(tensors or {}),
-    }
     budget = request.time_budget
     found = run_worker(
         environment,
         worker,
-        asked,
+        _asked(loaded, table, request, settings),
         request.directory,
-        tensors=sent,
+        tensors={
+            **batch_tensors("calibration", request.calibration),
+            **batch_tensors("selection", request.selection),
+            **(tensors or {}),
+        },
         timeout=None if budget is None else budget * GRACE + 60,
         progress=request.progress,
     )
     scores = {name: float(score) for name, score in found["scores"].items()}
-    if not scores:
+    if not scores and found.get("stopped_by") is None:
+        asked = len(table.candidates[: request.max_ops])
         raise UserError(
-            f"{framework} scored none of the {len(names)} ops asked for; what it printed is in "
+            f"{framework} scored none of the {asked} ops asked for; what it printed is in "
             f"{request.directory / 'worker.log'}"
         )
     return LensScores(
@@ -113,6 +95,20 @@ def ask_worker(
         n=sum(len(batch.sample_ids) for batch in request.selection),
         stopped_by=found.get("stopped_by") or _limit(request, table),
     )
+
+
+def _asked(
+    loaded: Loaded, table: OpTable, request: LensRequest, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The worker's ``request.json``."""
+    candidates = table.candidates[: request.max_ops]
+    return {
+        **model_request(loaded, request.directory / "model"),
+        "ops": [op.name for op in candidates],
+        "seed": request.seed,
+        "time_budget": request.time_budget,
+        "settings": dict(settings),
+    }
 
 
 def check_accounted(
@@ -137,15 +133,3 @@ def check_accounted(
 def _limit(request: LensRequest, table: OpTable) -> str | None:
     limited = request.max_ops is not None and request.max_ops < len(table.candidates)
     return f"a limit of {request.max_ops} ops" if limited else None
-
-
-def batch_tensors(split: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Tensors of batches under ``SPLIT.INDEX.inputs.NAME``, ``….target`` and ``….labels``."""
-    found: dict[str, Tensor] = {}
-    for index, batch in enumerate(batches):
-        for name, values in batch.inputs.items():
-            found[f"{split}.{index}.inputs.{name}"] = values
-        found[f"{split}.{index}.target"] = batch.target
-        if batch.labels is not None:
-            found[f"{split}.{index}.labels"] = batch.labels
-    return found

@@ -50,6 +50,7 @@ class _AutoQuantize:
     says: tuple[str, ...]
     BASES: ClassVar[tuple[Base, ...]] = ("isolate",)
     FORMATS: ClassVar[tuple[str, ...]] = ("w8a8-static", "fp8")
+    ENVIRONMENT: ClassVar[str] = "modelopt"
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "smoothquant": "INT8_SMOOTHQUANT_CFG in place of INT8_DEFAULT_CFG: true or false",
         "fp8": "FP8_DEFAULT_CFG (per-tensor) or FP8_PER_CHANNEL_PER_TOKEN_CFG (per-token)",
@@ -74,7 +75,7 @@ class _AutoQuantize:
             loaded,
             table,
             request,
-            environment="modelopt",
+            environment=self.ENVIRONMENT,
             worker="modelopt_auto_quantize",
             framework="NVIDIA ModelOpt",
             settings={

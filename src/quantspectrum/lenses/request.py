@@ -78,11 +78,13 @@ class Lens(Protocol):
         BASES: Bases it knows; the first is its own.
         FORMATS: Formats it knows; the first is its own, and none means any.
         OPTIONS: Names of its settings, with what each does.
+        ENVIRONMENT: The environment its framework runs in; ``None`` where it needs none.
     """
 
     BASES: ClassVar[tuple[Base, ...]]
     FORMATS: ClassVar[tuple[str, ...]]
     OPTIONS: ClassVar[Mapping[str, str]]
+    ENVIRONMENT: ClassVar[str | None]
 
     def score(self, loaded: Loaded, table: OpTable, request: LensRequest) -> LensScores:
         """Score the candidates of a table.

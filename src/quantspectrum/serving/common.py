@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
+from quantspectrum.errors import UserError
 from quantspectrum.serving.findings import Finding, error, warning
 from quantspectrum.serving.fusion import Fusion
 from quantspectrum.serving.layers import Layer, StoredOp, scheme_of
-from quantspectrum.serving.schemes import Quantization, Scheme, matches
+from quantspectrum.serving.schemes import Quantization, Scheme, matches, quantization_of
 
-__all__ = ["Assigned", "assign", "check_names", "check_tensors", "check_torn"]
+__all__ = ["Assigned", "assign", "check_schemes", "check_torn"]
 
 Assigned = list[tuple[Layer, Scheme | None]]
 """Layers that are not torn, each with the scheme of all its members."""
 
 _KINDS = {"plain": "unquantized", "int8": "int8", "float8": "FP8", "packed": "packed integers"}
+
+
+def check_schemes(
+    config: Mapping[str, Any], layers: Sequence[Layer], fusion: Fusion
+) -> Generator[Finding, None, tuple[Quantization, Assigned] | None]:
+    """What is wrong with a ``quantization_config`` and the tensors it speaks of, in any engine.
+
+    Returns:
+        The configuration and the layers that are not torn; ``None`` where it is not readable.
+    """
+    try:
+        quantization = quantization_of(config)
+    except UserError as failure:
+        yield error(str(failure))
+        return None
+    assigned, torn = assign(layers, quantization, fusion)
+    yield from torn
+    yield from _check_tensors(assigned)
+    yield from _check_names(quantization, layers, fusion)
+    return quantization, assigned
 
 
 def assign(
@@ -61,7 +83,7 @@ def check_torn(layers: Sequence[Layer]) -> Iterator[Finding]:
             )
 
 
-def check_tensors(assigned: Assigned) -> Iterator[Finding]:
+def _check_tensors(assigned: Assigned) -> Iterator[Finding]:
     """Errors where what is on disk is not what the scheme says, or is incomplete."""
     wrong: dict[tuple[str, str], list[str]] = {}
     for layer, scheme in assigned:
@@ -122,12 +144,12 @@ def _parts(op: StoredOp, scheme: Scheme) -> Iterator[Finding]:
         )
 
 
-def check_names(
-    quantization: Quantization, layers: Iterable[Layer], fusion: Fusion
+def _check_names(
+    quantization: Quantization, layers: Sequence[Layer], fusion: Fusion
 ) -> Iterator[Finding]:
     """A warning for names of the configuration that no layer of the checkpoint has."""
     known = {fusion.rename(op.name) for layer in layers for op in layer.members}
-    known |= {layer.name for layer in layers} if isinstance(layers, Sequence) else set()
+    known |= {layer.name for layer in layers}
     for what, names in (("ignore", quantization.ignore), ("targets", quantization.targets)):
         lost = [
             name

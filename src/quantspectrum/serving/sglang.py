@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantspectrum.errors import UserError
 from quantspectrum.serving.checkpoint import Checkpoint
-from quantspectrum.serving.common import assign, check_names, check_tensors, check_torn
+from quantspectrum.serving.common import check_schemes, check_torn
 from quantspectrum.serving.findings import Capability, Finding, error, ok, warning
 from quantspectrum.serving.fusion import FUSIONS, fusion_of
 from quantspectrum.serving.layers import layers_of, stored_ops
-from quantspectrum.serving.schemes import quantization_of
 
 __all__ = ["EVIDENCE", "VERSION", "examine"]
 
@@ -45,15 +43,10 @@ def examine(
     if config.get("quant_method", "compressed-tensors") != "compressed-tensors":
         yield warning(f"quant_method {config['quant_method']}: this check cannot tell")
         return
-    try:
-        quantization = quantization_of(config)
-    except UserError as failure:
-        yield error(str(failure))
+    judged = yield from check_schemes(config, layers, fusion)
+    if judged is None:
         return
-    assigned, torn = assign(layers, quantization, fusion)
-    yield from torn
-    yield from check_tensors(assigned)
-    yield from check_names(quantization, layers, fusion)
+    quantization, assigned = judged
     if quantization.format == "mixed-precision":
         yield error(
             "one checkpoint with several formats: SGLang takes the format of the whole "

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantspectrum.errors import UserError
 from quantspectrum.serving.checkpoint import Checkpoint
-from quantspectrum.serving.common import assign, check_names, check_tensors
+from quantspectrum.serving.common import check_schemes
 from quantspectrum.serving.findings import Capability, Finding, error, ok, warning
 from quantspectrum.serving.fusion import Fusion
 from quantspectrum.serving.layers import layers_of, stored_ops
-from quantspectrum.serving.schemes import quantization_of
 
 __all__ = ["EVIDENCE", "VERSION", "examine"]
 
@@ -45,13 +43,6 @@ def examine(
     if method != "compressed-tensors":
         yield warning(f"quant_method {method}: this check cannot tell")
         return
-    try:
-        quantization = quantization_of(config)
-    except UserError as failure:
-        yield error(str(failure))
-        return
-    assigned, mixed = assign(layers, quantization, ALONE)
-    yield from mixed
-    yield from check_tensors(assigned)
-    yield from check_names(quantization, layers, ALONE)
-    yield warning("it emulates quantized inputs in floating point: right, and not faster")
+    judged = yield from check_schemes(config, layers, ALONE)
+    if judged is not None:
+        yield warning("it emulates quantized inputs in floating point: right, and not faster")

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantspectrum.errors import UserError
 from quantspectrum.serving.checkpoint import Checkpoint
-from quantspectrum.serving.common import Assigned, assign, check_names, check_tensors, check_torn
+from quantspectrum.serving.common import Assigned, check_schemes, check_torn
 from quantspectrum.serving.findings import Capability, Finding, error, ok, warning
 from quantspectrum.serving.fusion import FUSIONS, fusion_of
 from quantspectrum.serving.layers import Layer, layers_of, stored_ops
-from quantspectrum.serving.schemes import Scheme, quantization_of
+from quantspectrum.serving.schemes import Scheme
 
 __all__ = ["EVIDENCE", "VERSION", "examine"]
 
@@ -49,20 +48,15 @@ def examine(
     if (method := str(config.get("quant_method", METHOD))) != METHOD:
         yield from _foreign(method, config.get("quant_algo"))
         return
-    try:
-        quantization = quantization_of(config)
-    except UserError as failure:
-        yield error(str(failure))
+    judged = yield from check_schemes(config, layers, fusion)
+    if judged is None:
         return
-    assigned, torn = assign(layers, quantization, fusion)
-    yield from torn
-    yield from check_tensors(assigned)
-    yield from check_names(quantization, layers, fusion)
+    quantization, assigned = judged
     for key in quantization.more:
         yield warning(f"{key} is set; this check does not look into it")
     yield from _schemes(assigned, capability, dtype or _dtype(checkpoint))
     quantized = sum(scheme is not None for _, scheme in assigned)
-    if not torn:
+    if len(assigned) == len(layers):
         yield ok(f"{len(layers)} layers in the engine, {quantized} quantized, each with one scheme")
 
 

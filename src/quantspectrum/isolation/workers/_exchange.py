@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "Budget",
+    "batches_of",
     "load_model",
-    "model_batches",
     "progress",
     "read_request",
     "read_tensors",
@@ -41,31 +42,55 @@ def read_tensors() -> dict[str, Any]:
     return dict(load_file("tensors.safetensors"))
 
 
-def model_batches(split: str, count: int, tensors: dict[str, Any]) -> list[dict[str, Any]]:
-    """What ``model(**batch)`` takes, of every batch of a split."""
-    found = []
-    for index in range(count):
-        prefix = f"{split}.{index}.inputs."
-        found.append(
-            {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}
-        )
-    return found
+def batches_of(tensors: dict[str, Any], split: str) -> list[dict[str, Any]]:
+    """What ``model(**batch)`` takes, of every batch of a split, in order."""
+    batches: dict[int, dict[str, Any]] = {}
+    for key, values in tensors.items():
+        where, _, rest = key.partition(".")
+        index, _, name = rest.partition(".")
+        if where == split and name.startswith("inputs."):
+            batches.setdefault(int(index), {})[name.removeprefix("inputs.")] = values
+    return [batches[index] for index in sorted(batches)]
 
 
-def load_model(request: dict[str, Any]) -> Any:
-    """The model of the request's directory, in its type, on the CPU, in evaluation mode."""
+def load_model(
+    request: dict[str, Any], *, dtype: str | None = None, attention: str | None = None
+) -> Any:
+    """The model of the request's directory, on the CPU, in evaluation mode, without gradients.
+
+    Args:
+        request: What it is, see ``isolation/inputs.py``.
+        dtype: Its type, in place of that of the request.
+        attention: An implementation of transformers', in place of its default.
+    """
     import torch
     import transformers
 
     cls = getattr(transformers, request["class"], None)
+    if cls is None and request["trust_remote_code"]:
+        cls = getattr(transformers, request["loader"])
     if cls is None:
         raise RuntimeError(f"transformers {transformers.__version__} has no {request['class']}")
     model = cls.from_pretrained(
         request["model"],
-        dtype=getattr(torch, request["dtype"]),
+        dtype=getattr(torch, dtype or request["dtype"]),
         trust_remote_code=request["trust_remote_code"],
+        use_safetensors=True,
+        **({"attn_implementation": attention} if attention else {}),
     )
     return model.eval().requires_grad_(False)
+
+
+class Budget:
+    """Seconds that a lens may score for, from when this is made; ``None`` sets no limit."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds, self.start = seconds, time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether they have passed."""
+        return self.seconds is not None and time.monotonic() - self.start > self.seconds
 
 
 def progress(done: int, total: int) -> None:

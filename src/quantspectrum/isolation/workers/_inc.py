@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
+from _exchange import load_model
 from torch import Tensor, nn
 from torch.ao.quantization.fx.utils import assert_and_get_unique_device
 
@@ -23,40 +23,12 @@ SUB_GRAPH_SUFFIX = ".module"
 """INC wraps a Linear it cannot trace with its parent and then calls it `<name>.module`."""
 
 
-def load_model(request: dict[str, Any], attention: str | None = None) -> nn.Module:
-    """The model in float32, the only type INC's int8 runs from, and in evaluation mode.
-
-    `attention` names an implementation of transformers' in place of its default.
-    """
-    import transformers
-
-    directory = Path(request["model"])
-    config = transformers.AutoConfig.from_pretrained(
-        directory, trust_remote_code=request["trust_remote_code"]
-    )
-    architecture = getattr(transformers, (config.architectures or [""])[0], None)
-    auto = architecture or transformers.AutoModelForCausalLM
-    model = auto.from_pretrained(
-        directory,
-        dtype=torch.float32,
-        use_safetensors=True,
-        **({"attn_implementation": attention} if attention else {}),
-        **({} if architecture else {"trust_remote_code": request["trust_remote_code"]}),
-    )
+def load_float32(request: dict[str, Any], attention: str | None = None) -> nn.Module:
+    """The model in float32, the only type INC's int8 runs from, without a cache."""
+    model: nn.Module = load_model(request, dtype="float32", attention=attention)
     # The key-value cache of a scored forward pass is of no use.
     model.config.get_text_config().use_cache = False
-    return model.eval()
-
-
-def batches_of(tensors: dict[str, Tensor], split: str) -> list[Batch]:
-    """Inputs of the batches of a split, in order."""
-    batches: dict[int, Batch] = {}
-    for key, values in tensors.items():
-        where, _, rest = key.partition(".")
-        index, _, name = rest.partition(".")
-        if where == split and name.startswith("inputs."):
-            batches.setdefault(int(index), {})[name.removeprefix("inputs.")] = values
-    return [batches[index] for index in sorted(batches)]
+    return model
 
 
 def targets_of(tensors: dict[str, Tensor], split: str) -> list[Tensor]:
@@ -78,6 +50,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Batch, None]]:
         return ((batch, None) for batch in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def set_numerics(settings: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ os.environ["AR_AUTO_SCHEME_CACHE"] = os.path.abspath("autoscheme_cache")
 import auto_round.compressors.mllm.dataset as mllm_dataset
 import torch
 from _exchange import (
+    Budget,
+    batches_of,
     load_model,
-    model_batches,
     progress,
     read_request,
     read_tensors,
@@ -92,12 +93,12 @@ class Batches:
 
     def __init__(self, request: dict[str, Any]) -> None:
         tensors = read_tensors()
-        inputs = model_batches("selection", request["selection"], tensors)
+        inputs = batches_of(tensors, "selection")
         self.batches: list[dict[str, Tensor]] = [
             values | {"labels": tensors[f"score.{index}.labels"]}
             for index, values in enumerate(inputs)
         ]
-        self.budget, self.start = request["time_budget"], time.monotonic()
+        self.budget = Budget(request["time_budget"])
         # To score vision ops, AutoRound refuses to begin with a batch that has no picture.
         self.pictures = request["settings"]["vision"] == "true"
         self.batches.sort(key=lambda batch: "pixel_values" not in batch)
@@ -110,9 +111,8 @@ class Batches:
         if self.given:
             raise RuntimeError("AutoScheme went over the batches twice: its sums count some twice")
         for batch in self.batches:
-            over = self.budget is not None and time.monotonic() - self.start > self.budget
             # Whatever the budget, one batch is scored.
-            if over and self.given:
+            if self.budget.over and self.given:
                 self.stopped = True
                 return
             progress(self.given, len(self.batches))

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from _exchange import (
+    batches_of,
     load_model,
-    model_batches,
     progress,
     read_request,
     read_tensors,
@@ -42,7 +42,7 @@ def main() -> None:
     request = read_request()
     torch.manual_seed(request["seed"])
     model = load_model(request)
-    batches = model_batches("calibration", request["calibration"], read_tensors())
+    batches = batches_of(read_tensors(), "calibration")
     linears = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
     planned = set(request["ops"])
     layers = {name: dict(INT8 if name in planned else KEPT) for name in linears}

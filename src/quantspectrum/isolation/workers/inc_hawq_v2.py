@@ -15,11 +15,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from _exchange import progress, read_request, read_tensors, usage, versions, write_result
-from _inc import Batch, batches_of, load_model, make_adaptor, targets_of
+from _exchange import (
+    Budget,
+    batches_of,
+    progress,
+    read_request,
+    read_tensors,
+    usage,
+    versions,
+    write_result,
+)
+from _inc import Batch, load_float32, make_adaptor, targets_of
 from torch import Tensor, nn
 
 IGNORED = -100
+
+NOTHING_YET = "the time budget ended before INC had taken all probes of the first batch"
+
+
+class TimeIsOverError(Exception):
+    """The time budget is over."""
 
 
 class Stub:
@@ -59,10 +74,10 @@ class Once:
 def main() -> None:
     """Average the traces over the batches; Ctrl-C or the budget leaves those of whole batches."""
     request = read_request()
-    settings, tensors = request["settings"], read_tensors()
+    tensors = read_tensors()
     batches, targets = batches_of(tensors, "selection"), targets_of(tensors, "selection")
     # Fused attention has no second derivative.
-    model = load_model(request, attention="eager")
+    model = load_float32(request, attention="eager")
     body = language_model(model)
     inside = {
         f"{name_of(model, body)}.{n}": n
@@ -76,24 +91,20 @@ def main() -> None:
         if op not in inside
     }
     start, found, probes = time.perf_counter(), [], []
-    stopped = None
+    budget, stopped = Budget(request["time_budget"]), None
     try:
         for number, (batch, target) in enumerate(zip(batches, targets, strict=True)):
-            traces, used = traces_of(model, body, wanted, batch, target, request["seed"], settings)
+            traces, used = traces_of(model, body, wanted, batch, target, request, budget)
             found.append(traces)
             probes.append(used)
             progress(number + 1, len(batches))
-            budget = request["time_budget"]
-            if (
-                budget is not None
-                and time.perf_counter() - start > budget
-                and number + 1 < len(batches)
-            ):
-                stopped = "time budget"
-                break
+    except TimeIsOverError:
+        stopped = "time budget"
+        # INC's average of one batch is over all its probes: that of fewer is another number.
+        missing |= {} if found else dict.fromkeys(wanted, NOTHING_YET)
     except KeyboardInterrupt:
         stopped = "interrupted"
-    if found:
+    if found or stopped == "time budget":
         write_result(result(request, found, probes, missing, stopped, time.perf_counter() - start))
 
 
@@ -106,18 +117,19 @@ def result(
     seconds: float,
 ) -> dict[str, Any]:
     """What was found, averaged over the batches."""
-    scores = {op: sum(one[op] for one in found) / len(found) for op in found[0]}
+    scores = {op: sum(one[op] for one in found) / len(found) for op in (found or [{}])[0]}
+    most = max(probes, default=0)
     repaired = request["settings"]["repaired"] == "true"
     return {
         "scores": scores,
         "raw": {op: {"average_trace": score} for op, score in scores.items()},
         "missing": missing,
-        "settings": {"repaired": repaired, "probes": max(probes), "batches_scored": len(found)},
+        "settings": {"repaired": repaired, "probes": most, "batches_scored": len(found)},
         "notes": ["repaired: the accumulator starts from zero and the number of probes is fixed"]
         if repaired
         else [
             "its accumulator starts from N(0, 1) noise",
-            f"its stop rule, with a signed denominator, ended after {max(probes)} probes at most",
+            f"its stop rule, with a signed denominator, ended after {most} probes at most",
         ],
         "versions": versions("neural-compressor", "torch", "transformers"),
         "seconds": seconds,
@@ -143,10 +155,14 @@ def traces_of(
     wanted: list[str],
     batch: Batch,
     target: Tensor,
-    seed: int,
-    settings: dict[str, Any],
+    request: dict[str, Any],
+    budget: Budget,
 ) -> tuple[dict[str, float], int]:
-    """INC's average trace of each op on one batch, and how many probes it took."""
+    """INC's average trace of each op on one batch, and how many probes it took.
+
+    Raises:
+        TimeIsOverError: The budget ended before its last probe.
+    """
     from neural_compressor import PostTrainingQuantConfig
     from neural_compressor.model import Model
 
@@ -171,9 +187,9 @@ def traces_of(
     names = {f"body.{op.removeprefix(name_of(model, body) + '.')}": op for op in wanted}
     for name, parameter in language.named_parameters():
         parameter.requires_grad_(name.removesuffix(".weight") in names)
-    torch.manual_seed(seed)
-    with counted(settings) as count:
-        found = make_adaptor(seed).calculate_hessian_trace(
+    torch.manual_seed(request["seed"])
+    with counted(request["settings"], budget) as count:
+        found = make_adaptor(request["seed"]).calculate_hessian_trace(
             fp32_model=Model(language, conf=PostTrainingQuantConfig()),
             dataloader=Once(embeds, predicted),
             q_model=Stub(),
@@ -184,8 +200,8 @@ def traces_of(
 
 
 @contextmanager
-def counted(settings: dict[str, Any]) -> Iterator[list[int]]:
-    """Count INC's probes; repaired, take away its noise and its stop rule for the time."""
+def counted(settings: dict[str, Any], budget: Budget) -> Iterator[list[int]]:
+    """Count INC's probes and end them with the budget; repaired, without its noise and its stop rule."""
     import neural_compressor.adaptor.torch_utils.hawq_metric as inc_hawq
 
     trace = inc_hawq.HessianTrace
@@ -197,6 +213,8 @@ def counted(settings: dict[str, Any]) -> Iterator[list[int]]:
         self.max_iter, self.tolerance = int(settings["probes"]), float("-inf")
 
     def probe(self: Any, *args: Any) -> Any:
+        if budget.over:
+            raise TimeIsOverError
         count[0] += 1
         return kept[2](self, *args)
 

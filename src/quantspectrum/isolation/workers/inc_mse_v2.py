@@ -19,16 +19,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from _exchange import progress, read_request, read_tensors, usage, versions, write_result
+from _exchange import (
+    Budget,
+    batches_of,
+    progress,
+    read_request,
+    read_tensors,
+    usage,
+    versions,
+    write_result,
+)
 from _inc import (
     FLOAT32,
     Batch,
     Loader,
     OpKey,
-    batches_of,
     forget_devices,
     load_average,
-    load_model,
+    load_float32,
     make_adaptor,
     op_name,
     set_numerics,
@@ -51,7 +59,7 @@ def main() -> None:
     batches = batches_of(read_tensors(), "selection")
     torch.manual_seed(request["seed"])
     told = set_numerics(settings)
-    model = load_model(request)
+    model = load_float32(request)
     adaptor = make_adaptor(request["seed"])
     from neural_compressor import PostTrainingQuantConfig
     from neural_compressor.model import Model
@@ -98,6 +106,7 @@ class Run:
         self.checked: list[Scores] = []
         self.order: list[str] = []
         self.own_seconds: float | None = None
+        self.budget = Budget(request["time_budget"])
         self.start, self.load_before = time.perf_counter(), load_average()
 
     def write(self, stopped_by: str | None = None) -> None:
@@ -162,7 +171,6 @@ class Run:
     ) -> None:
         """INC's preparation and conversion of the op's own sub-graph alone."""
         parts = SubGraphs(self.adaptor, model, tuning)
-        budget = self.request["time_budget"]
         written = time.monotonic()
         total, done = len(parts.quantized) * len(batches), 0
         for batch in batches:
@@ -175,11 +183,7 @@ class Run:
                 done += 1
                 progress(done, total)
                 # Whatever the budget, one op is scored.
-                if (
-                    budget is not None
-                    and done < total
-                    and time.perf_counter() - self.start > budget
-                ):
+                if self.budget.over and done < total:
                     self._forget_unfinished(len(next(iter(batch.values()))), len(parts.quantized))
                     return self.write("time budget")
                 if (

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 from _exchange import (
-    load_model,
-    model_batches,
+    batches_of,
     progress,
     read_request,
     read_tensors,
@@ -22,38 +21,8 @@ from _exchange import (
     versions,
     write_result,
 )
+from _inc import Batch, Loader, load_float32
 from safetensors.torch import save_file
-
-FLOAT = {"weight": {"dtype": ["fp32"]}, "activation": {"dtype": ["fp32"]}}
-INT8 = {
-    "weight": {
-        "dtype": ["int8"],
-        "scheme": ["sym"],
-        "granularity": ["per_channel"],
-        "algorithm": ["minmax"],
-    },
-    "activation": {
-        "dtype": ["uint8"],
-        "scheme": ["asym"],
-        "granularity": ["per_tensor"],
-        "algorithm": ["minmax"],
-    },
-}
-
-
-class Batches:
-    """What INC iterates over: pairs of inputs and a label nobody reads."""
-
-    batch_size = 1
-
-    def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Any:
-        return iter([(batch, 0) for batch in self._batches])
-
-    def __len__(self) -> int:
-        return len(self._batches)
 
 
 def main() -> None:
@@ -62,15 +31,16 @@ def main() -> None:
     request = read_request()
     torch.manual_seed(request["seed"])
     # The x86 engine needs a bit of every activation on processors without VNNI.
-    torch.backends.quantized.engine = "x86" if request["reduce_range"] else "qnnpack"
+    reduce_range = request["config"]["reduce_range"]
+    torch.backends.quantized.engine = "x86" if reduce_range else "qnnpack"
     import neural_compressor.adaptor.pytorch as adaptor
 
-    adaptor.REDUCE_RANGE = request["reduce_range"]
+    adaptor.REDUCE_RANGE = reduce_range
     tensors = read_tensors()
-    probes = model_batches("probe", request["probe"], tensors)
+    probes = batches_of(tensors, "probe")
     quantized: list[str] = []
     if request["mode"] == "quantize":
-        calibration = model_batches("calibration", request["calibration"], tensors)
+        calibration = batches_of(tensors, "calibration")
         quantized = _quantize(request, calibration)
         progress(1, 2)
     model = _load(request)
@@ -84,7 +54,7 @@ def main() -> None:
         {
             "quantized": quantized,
             "settings": {
-                "reduce_range": request["reduce_range"],
+                "reduce_range": reduce_range,
                 "engine": torch.backends.quantized.engine,
             },
             "versions": versions("neural-compressor", "torch", "transformers"),
@@ -93,34 +63,13 @@ def main() -> None:
     )
 
 
-def _quantize(request: dict[str, Any], batches: list[dict[str, Any]]) -> list[str]:
+def _quantize(request: dict[str, Any], batches: list[Batch]) -> list[str]:
     """Convert and save; returns the Linears that INC quantized."""
     from neural_compressor import PostTrainingQuantConfig, quantization
 
-    model = load_model(request)
-    model.set_attn_implementation("eager")
-    model.config.use_cache = False
-    planned = set(request["ops"])
-    linears = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
-    # INC goes per sub-module where a model as a whole cannot be traced; ops end in .module then.
-    rules = {
-        name.replace(".", r"\.") + r"(\.module)?": INT8 if name in planned else FLOAT
-        for name in linears
-    }
-    kinds = {
-        type(m).__name__
-        for m in model.modules()
-        if isinstance(m, torch.nn.Embedding | torch.nn.Conv2d | torch.nn.Conv3d)
-    }
+    model = load_float32(request, attention="eager")
     made = quantization.fit(
-        model,
-        PostTrainingQuantConfig(
-            approach="static",
-            quant_level=1,
-            op_name_dict=rules,
-            op_type_dict=dict.fromkeys(sorted(kinds), FLOAT),
-        ),
-        calib_dataloader=Batches(batches),
+        model, PostTrainingQuantConfig(**request["config"]), calib_dataloader=Loader(batches)
     )
     if made is None:
         raise RuntimeError("INC quantized nothing")

@@ -4,19 +4,33 @@
 accuracy criterion is met: a loss that is at most `tolerable_loss` above the float32 model's, or with `none` one that
 nothing meets. The history is read from INC's log as it goes, so that there is an order whether or not it ends
 well.
+
+An exception is no way to end the tuning: `quantization.fit` takes KeyboardInterrupt, its own timer's too, for its
+regular end, and on larger models tuning was seen to go on after one. Hence a signal ends this process.
 """
 
 from __future__ import annotations
 
 import ast
 import logging
+import os
 import re
+import signal
 import time
+from types import FrameType
 from typing import Any
 
 import torch
-from _exchange import progress, read_request, read_tensors, usage, versions, write_result
-from _inc import Batch, Loader, batches_of, load_model, set_numerics, targets_of
+from _exchange import (
+    batches_of,
+    progress,
+    read_request,
+    read_tensors,
+    usage,
+    versions,
+    write_result,
+)
+from _inc import Batch, Loader, load_float32, set_numerics, targets_of
 from torch import Tensor, nn
 
 OUT_OF_REACH = 1e6
@@ -31,16 +45,26 @@ def main() -> None:
     batches, targets = batches_of(tensors, "selection"), targets_of(tensors, "selection")
     torch.manual_seed(request["seed"])
     told = set_numerics(settings)
-    model = load_model(request)
+    model = load_float32(request)
     history = History(request, told)
     logger = logging.getLogger("neural_compressor")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(history)
-    try:
-        fit(model, batches, targets, request)
-    except KeyboardInterrupt:
-        history.stopped_by = "interrupted"
+    end_with_signals(history, request["time_budget"])
+    fit(model, batches, targets, request)
     history.write()
+
+
+def end_with_signals(history: History, budget: float | None) -> None:
+    """At Ctrl-C, and when the budget is over, write the order so far and end."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        history.write("time budget" if number == signal.SIGALRM else "interrupted")
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, budget or 0.0)
 
 
 class History(logging.Handler):
@@ -50,7 +74,6 @@ class History(logging.Handler):
         super().__init__()
         self.request, self.settings = request, settings
         self.ops: list[str] = []
-        self.stopped_by: str | None = None
         self.start = time.perf_counter()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -67,12 +90,13 @@ class History(logging.Handler):
     def write(self, stopped_by: str | None = None) -> None:
         """The order so far: first restored, most sensitive."""
         total = len(self.request["ops"])
+        early = "before an op was restored" if not self.ops else "before it was restored"
         write_result(
             {
                 "scores": {op: float(total - place) for place, op in enumerate(self.ops)},
                 "raw": {op: {"restored_as": place + 1.0} for place, op in enumerate(self.ops)},
                 "missing": {
-                    op: "INC's tuning ended before it was restored"
+                    op: f"INC's tuning ended {early}"
                     for op in self.request["ops"]
                     if op not in self.ops
                 },
@@ -81,7 +105,7 @@ class History(logging.Handler):
                 "versions": versions("neural-compressor", "torch", "transformers"),
                 "seconds": time.perf_counter() - self.start,
                 "peak_bytes": usage()["peak_bytes"],
-                "stopped_by": stopped_by or self.stopped_by,
+                "stopped_by": stopped_by,
             }
         )
 
@@ -117,7 +141,8 @@ def fit(
         tuning_criterion=TuningCriterion(
             strategy="mse_v2",
             strategy_kwargs={"confidence_batches": len(batches)},
-            timeout=int(request["time_budget"] or 0),
+            # The budget is minded here: with one, INC would go on after its criterion is met.
+            timeout=0,
             max_trials=10 * len(wanted) + 10,
         ),
         accuracy_criterion=AccuracyCriterion(

@@ -1,8 +1,6 @@
 """SmoothQuant and GPTQ by llm-compressor; gives back the weights it changed, and GPTQ's scales.
 
-Request: ``model`` (directory of a plain checkpoint), ``loader`` (an Auto class of transformers),
-``dtype``, ``device``, ``batches`` (their number; their tensors are ``INDEX/NAME``), ``mappings``
-(for SmoothQuant: ``[[names of Linears], name of the norm that feeds them]`` each; or null),
+Request, besides the model: ``mappings`` (for SmoothQuant: ``[[names of Linears], name of the norm that feeds them]`` each; or null),
 ``strength`` (SmoothQuant's alpha), ``groups`` (for GPTQ: compressed-tensors config groups; or
 null), ``pipeline``. Result: ``versions``, ``changed`` (tensors in ``changed.safetensors``, those
 named ``….weight_scale`` among them). Only what the request names is touched: no ignore list is
@@ -18,7 +16,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _exchange import progress, read_request, read_tensors, usage, versions, write_result
+from _exchange import (
+    batches_of,
+    load_model,
+    progress,
+    read_request,
+    read_tensors,
+    usage,
+    versions,
+    write_result,
+)
 
 # llm-compressor logs to the standard output it finds when it is imported, where an error's last
 # line would get lost among its own.
@@ -28,14 +35,11 @@ with contextlib.redirect_stdout(sys.stderr):
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
 
-def calibration(count: int) -> Any:
+def calibration() -> Any:
     """The batches, one sample each, as llm-compressor takes them."""
     from torch.utils.data import DataLoader
 
-    batches: list[dict[str, Any]] = [{} for _ in range(count)]
-    for key, value in read_tensors().items():
-        index, _, name = key.partition("/")
-        batches[int(index)][name] = value
+    batches = batches_of(read_tensors(), "calibration")
     return DataLoader(batches, batch_size=1, collate_fn=lambda items: items[0])
 
 
@@ -85,13 +89,10 @@ def collect(model: Any, names: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Do what the request asks."""
     request = read_request()
-    import torch
     import transformers
     from safetensors.torch import save_file
 
-    loader = getattr(transformers, request["loader"])
-    model = loader.from_pretrained(request["model"], dtype=getattr(torch, request["dtype"]))
-    model = model.to(request["device"]).eval()
+    model = load_model(request).to(request["device"])
     known = dict(model.named_modules())
     if missing := [name for name in touched(request) if name not in known]:
         raise ValueError(
@@ -101,7 +102,7 @@ def main() -> None:
     oneshot(
         model=model,
         recipe=recipe(request),
-        dataset=calibration(request["batches"]),
+        dataset=calibration(),
         pipeline=request["pipeline"],
         # The batches are encoded already, and the processor of a model that sees pictures needs
         # packages that nothing here does.

@@ -16,8 +16,9 @@ from typing import Any
 import modelopt.torch.quantization as mtq
 import torch
 from _exchange import (
+    Budget,
+    batches_of,
     load_model,
-    model_batches,
     progress,
     read_request,
     read_tensors,
@@ -69,17 +70,14 @@ class Scan:
         self.request, self.settings, self.model = request, request["settings"], model
         self.device = next(model.parameters()).device
         tensors = read_tensors()
-        self.batches = {
-            split: model_batches(split, request[split], tensors)
-            for split in ("calibration", "selection")
-        }
-        self.labels = [tensors[f"score.{i}.labels"] for i in range(request["selection"])]
+        self.batches = {split: batches_of(tensors, split) for split in ("calibration", "selection")}
+        self.labels = [tensors[f"score.{i}.labels"] for i in range(len(self.batches["selection"]))]
         self.asked = set(request["ops"])
         self.linears = {name for name, module in model.named_modules() if name in self.asked}
         if lacking := self.asked - self.linears:
             raise RuntimeError(f"the model has no {min(lacking)}: names have changed on loading")
         self.split = "calibration"
-        self.start = self.written = time.monotonic()
+        self.budget, self.written = Budget(request["time_budget"]), time.monotonic()
         self.own_seconds = 0.0
         self.batch, self.whole, self.done = -1, 0, 0
         self.hparams: list[Any] = []
@@ -123,9 +121,8 @@ class Scan:
             self.whole, self.batch = self.batch + 1, index
             self.before = [self._importance(h) for h in self.hparams]
         measured = self.whole > 0 or any(self._importance(h) is not None for h in self.hparams)
-        budget = self.request["time_budget"]
         # Whatever the budget, something is scored.
-        if budget is not None and measured and time.monotonic() - self.start > budget:
+        if measured and self.budget.over:
             raise TimeIsOverError
         if self.whole == 0 and measured and time.monotonic() - self.written > WRITE_EVERY_S:
             self.written = time.monotonic()

@@ -14,8 +14,8 @@ from typing import Any
 import modelopt.torch.quantization as mtq
 import torch
 from _exchange import (
+    batches_of,
     load_model,
-    model_batches,
     progress,
     read_request,
     read_tensors,
@@ -41,8 +41,8 @@ def main() -> None:
     torch.manual_seed(request["seed"])
     model = load_model(request)
     tensors = read_tensors()
-    calibration = model_batches("calibration", request["calibration"], tensors)
-    probes = model_batches("probe", request["probe"], tensors)
+    calibration = batches_of(tensors, "calibration")
+    probes = batches_of(tensors, "probe")
     steps = len(calibration) + len(probes)
     done = 0
 

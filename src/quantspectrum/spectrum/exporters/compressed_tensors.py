@@ -1,14 +1,14 @@
 """compressed-tensors: the ``quantization_config`` that stands in a checkpoint's ``config.json``.
 
 Names are those of the modules once the model is loaded, which transformers matches as they are and
-vLLM maps to its own, for Qwen2.5-VL too (:mod:`quantspectrum.schemes`).
+vLLM maps to its own, for Qwen2.5-VL too (:mod:`quantspectrum.quantization_config`).
 """
 
 from __future__ import annotations
 
 import json
 
-from quantspectrum.schemes import quantization_config
+from quantspectrum.quantization_config import quantization_config
 from quantspectrum.spectrum.exporters.assignment import Assignment, only_types
 
 __all__ = ["SUFFIX", "TARGET", "export"]

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format, TensorScheme
 from quantspectrum.spectrum.exporters.assignment import Assignment, only_types
 
-__all__ = ["SUFFIX", "TARGET", "export"]
+__all__ = ["SUFFIX", "TARGET", "configuration", "export"]
 
 TARGET = "inc"
 SUFFIX = ".json"
@@ -55,9 +56,22 @@ def export(assignment: Assignment) -> str:
         )
     approach, bits = modes.pop()
     only_types(assignment, f"INC 3.7 ({approach})", _TYPES[approach])
-    names = [op.name for op in assignment.ops]
+    config = configuration([op.name for op in assignment.ops], approach=approach, bits=bits)
+    return json.dumps(config, indent=1) + "\n"
+
+
+def configuration(
+    names: Sequence[str], *, approach: Literal["static", "dynamic"], bits: int
+) -> dict[str, Any]:
+    """Arguments of ``PostTrainingQuantConfig`` that quantize the named ops, and nothing else.
+
+    Args:
+        names: The ops, by their names in the loaded model.
+        approach: Whether ranges of activations are static.
+        bits: Bits of activations that are used, 7 or 8.
+    """
     quantized = "|".join(re.escape(name) for name in names)
-    config: dict[str, Any] = {
+    return {
         "approach": approach,
         "quant_level": 1,
         "reduce_range": bits == 7,
@@ -67,10 +81,9 @@ def export(assignment: Assignment) -> str:
             **{re.escape(name) + _WRAPPED: _QUANTIZED for name in names},
         },
     }
-    return json.dumps(config, indent=1) + "\n"
 
 
-def _mode(fmt: Format) -> tuple[str, int]:
+def _mode(fmt: Format) -> tuple[Literal["static", "dynamic"], int]:
     """Approach, and bits of activations; PyTorch's kernels take 7 of 8 where they would overflow."""
     act = fmt.activation
     weight = fmt.weight == TensorScheme(granularity="channel")

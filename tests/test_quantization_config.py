@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quantspectrum.errors import UserError
 from quantspectrum.formats import PRESETS, Format, TensorScheme, preset
-from quantspectrum.schemes import (
+from quantspectrum.quantization_config import (
     check_format,
     group_size_on_disk,
     quantization_config,
