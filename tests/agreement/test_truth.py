@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from quantspectrum.agreement.stage import truth as measure
 from quantspectrum.agreement.truth import TruthGroup, _prefix, groups_of
 from quantspectrum.artifacts import Op, SensitivityReport, Truth, read_artifact, write_artifact
 from quantspectrum.cli import main
 from quantspectrum.demo import model_dir
 from quantspectrum.errors import UserError
-from quantspectrum.lenses.stage import lens_sensitivity
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.ops import list_ops
-from quantspectrum.stages import DataRequest, OpsRequest
+from quantspectrum.stages import DataRequest, OpsRequest, lens_sensitivity
+from quantspectrum.stages import truth as measure
 
 LANGUAGE = OpsRequest(include=("*.language_model.*",))
 DATA = DataRequest(data=("demo",), calibration=4, samples=4, eval_samples=8, batch_size=8)

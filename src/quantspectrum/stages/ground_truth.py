@@ -25,13 +25,13 @@ from quantspectrum.data.splits import identity
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format, preset
 from quantspectrum.models.loading import Loaded, check_unquantized
-from quantspectrum.models.ops import OpTable, list_ops
+from quantspectrum.models.ops import OpTable
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.sensitivity.request import TELLS_TOKENS
 from quantspectrum.simulation import OpPlan
 from quantspectrum.spectrum.meter import Meter
-from quantspectrum.stages import DataRequest, OpsRequest
+from quantspectrum.stages.requests import DataRequest, OpsRequest
 
 __all__ = ["truth"]
 
@@ -76,9 +76,7 @@ def truth(
     splits = data.splits(loaded.takes_images)
     selection = identity(splits.selection, splits.source, "selection")
     fmt = preset(format_name) if format_name is not None else reports[0].format
-    table = list_ops(
-        loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
-    )
+    table = ops.table(loaded)
     groups = groups_of(table.candidates, loaded.storage_dtype.itemsize)
     calibration = encode_for(
         loaded, splits.calibration, batch_size=data.batch_size, max_length=data.max_length
