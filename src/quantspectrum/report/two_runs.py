@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantspectrum.agreement.agree import group_scores
+from quantspectrum.agreement.agree import group_scores, members_of
 from quantspectrum.agreement.rank_statistics import spearman_interval
 from quantspectrum.artifacts import Evaluation, SensitivityReport, write_text
 from quantspectrum.errors import UserError
@@ -233,7 +233,8 @@ def _ranking_table(files: tuple[RunFiles, RunFiles]) -> Table:
     for report in files[0].reports.values():
         if (other := theirs.get(_key(report))) is None:
             continue
-        a, b = group_scores(report), group_scores(other)
+        members = members_of([report, other])
+        a, b = group_scores(report, members), group_scores(other, members)
         shared = [group for group in a if group in b]
         found = spearman_interval([a[g] for g in shared], [b[g] for g in shared], seed=0)
         value = ABSENT if found.value is None else rank_text(found.value, found.low, found.high)

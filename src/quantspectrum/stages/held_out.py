@@ -56,7 +56,7 @@ def check_held_out(report: SensitivityReport, splits: Splits) -> bool:
             if used.sha256 == mine.sha256:
                 return True
             raise UserError(
-                "the ranking was made on other samples of the same data, which may be among those "
+                f"the ranking of {report.lens} was made on other samples of the same data, which may be among those "
                 "that are to be held out; give the --data, --calibration, --samples, "
                 "--eval-samples and --seed that the report was made with"
             )
