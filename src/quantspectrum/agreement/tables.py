@@ -16,14 +16,14 @@ from quantspectrum.artifacts import (
 __all__ = ["agreement_markdown", "interval_text", "truth_markdown"]
 
 
-def interval_text(interval: RankInterval, digits: int = 2) -> str:
+def interval_text(interval: RankInterval) -> str:
     """A value with its interval, such as ``0.93 (0.90 to 0.95)``."""
     if interval.value is None:
         return "undefined"
-    text = f"{interval.value:.{digits}f}"
+    text = f"{interval.value:.2f}"
     if interval.low is None or interval.high is None:
         return text
-    return f"{text} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+    return f"{text} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def agreement_markdown(agreement: Agreement) -> str:

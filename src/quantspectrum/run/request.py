@@ -14,9 +14,9 @@ from quantspectrum.artifacts import (
 )
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import ModelSpec
-from quantspectrum.spectrum.build import DEFAULT_CUTS, parse_cuts
+from quantspectrum.spectrum.build import DEFAULT_CUTS
 from quantspectrum.spectrum.quality_budget import parse_budget
-from quantspectrum.spectrum.rules import parse_budgets, parse_keeps
+from quantspectrum.spectrum.rules import parse_budgets, parse_cuts, parse_keeps
 
 __all__ = ["QUALITY", "RunRequest", "demo_request"]
 QUALITY = "quality"

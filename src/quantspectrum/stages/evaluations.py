@@ -19,7 +19,7 @@ from quantspectrum.stages.requests import (
     MeasuringRequest,
 )
 
-__all__ = ["evaluate", "evaluation_session", "predictions_path"]
+__all__ = ["evaluate", "evaluation_session"]
 
 
 def evaluation_session(loaded: Loaded, data: DataRequest) -> EvaluationSession:

@@ -28,8 +28,8 @@ from quantspectrum.provenance import Stopwatch
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.sensitivity.request import TELLS_TOKENS
 from quantspectrum.spectrum.meter import plans_in
-from quantspectrum.stages.held_out import Progress, check_held_out, meter_on
-from quantspectrum.stages.requests import DataRequest, OpsRequest
+from quantspectrum.stages.held_out import check_held_out, meter_on
+from quantspectrum.stages.requests import DataRequest, OpsRequest, Progress
 
 __all__ = ["truth"]
 

@@ -25,14 +25,13 @@ from quantspectrum.spectrum.quality import (
     ranked_groups,
 )
 from quantspectrum.stages.held_out import (
-    Progress,
     check_held_out,
     meter_on,
     pair,
     plans_of,
     used_samples,
 )
-from quantspectrum.stages.requests import DataRequest
+from quantspectrum.stages.requests import DataRequest, Progress
 
 __all__ = ["DEFAULT_SEEDS", "guard"]
 

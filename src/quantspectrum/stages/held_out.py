@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantspectrum.artifacts import (
@@ -19,10 +19,7 @@ from quantspectrum.models.loading import Loaded
 from quantspectrum.spectrum.meter import Meter, Plans, plans_for
 from quantspectrum.stages.requests import DataRequest
 
-__all__ = ["Progress", "check_held_out", "meter_on", "pair", "plans_of", "used_samples"]
-
-Progress = Callable[[int], Callable[[], None]]
-"""Given the number of steps, returns what is called after each."""
+__all__ = ["check_held_out", "meter_on", "pair", "plans_of", "used_samples"]
 
 
 def pair(report_path: Path, spectrum_path: Path) -> tuple[SensitivityReport, Spectrum]:

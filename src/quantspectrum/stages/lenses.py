@@ -17,7 +17,7 @@ from quantspectrum.lenses.scoring import score_with
 from quantspectrum.models.loading import Loaded
 from quantspectrum.report import sensitivity_markdown
 from quantspectrum.sensitivity.scan import Base
-from quantspectrum.stages.requests import DataRequest, OpsRequest
+from quantspectrum.stages.requests import DataRequest, OpsRequest, Progress
 
 __all__ = ["lens_paths", "lens_sensitivity", "parse_lens_options"]
 
@@ -65,7 +65,7 @@ def lens_sensitivity(
     time_budget: float | None = None,
     confidence_batches: int | None = None,
     options: Mapping[str, str] | None = None,
-    progress: Callable[[int], Callable[[], None]],
+    progress: Progress,
 ) -> SensitivityReport:
     """Score every op with one lens; write the report (JSON) and the same as Markdown beside it.
 
@@ -128,7 +128,7 @@ def _work_directory(out: Path) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _steps(progress: Callable[[int], Callable[[], None]]) -> Callable[[int, int], None]:
+def _steps(progress: Progress) -> Callable[[int, int], None]:
     """From telling how far it is to one call a step."""
     state: dict[str, Callable[[], None]] = {}
     done_so_far = [0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantspectrum.artifacts import (
@@ -15,11 +15,12 @@ from quantspectrum.artifacts import (
 )
 from quantspectrum.formats import PRESETS, preset
 from quantspectrum.models.loading import Loaded
-from quantspectrum.spectrum.build import DEFAULT_CUTS, build_spectrum, parse_cuts
+from quantspectrum.spectrum.build import DEFAULT_CUTS, build_spectrum
 from quantspectrum.spectrum.latency import measure_latency
-from quantspectrum.spectrum.rules import parse_budgets, parse_keeps
+from quantspectrum.spectrum.rules import parse_budgets, parse_cuts, parse_keeps
 from quantspectrum.stages.requests import (
     OpsRequest,
+    Progress,
 )
 
 __all__ = ["latency", "spectrum"]
@@ -67,7 +68,7 @@ def latency(
     formats: Sequence[str],
     rows: Sequence[int],
     repeats: int,
-    progress: Callable[[int], Callable[[], None]],
+    progress: Progress,
 ) -> LatencyTable:
     """Time the candidates' linears on the model's device and write the table to ``out``."""
     table = ops.table(loaded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,11 +24,15 @@ __all__ = [
     "DataRequest",
     "MeasuringRequest",
     "OpsRequest",
+    "Progress",
     "ScoringRequest",
     "TreatmentOptions",
 ]
 
 Base = Literal["isolate", "fallback"]
+
+Progress = Callable[[int], Callable[[], None]]
+"""Given the number of steps, returns what is called after each."""
 
 
 class DataRequest(Record):

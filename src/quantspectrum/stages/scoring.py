@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,11 +18,13 @@ from quantspectrum.formats import preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.loading import Loaded
 from quantspectrum.report import sensitivity_markdown
-from quantspectrum.spectrum.build import DEFAULT_CUTS, parse_cuts
+from quantspectrum.spectrum.build import DEFAULT_CUTS
+from quantspectrum.spectrum.rules import parse_cuts
 from quantspectrum.stages.requests import (
     Base,
     DataRequest,
     OpsRequest,
+    Progress,
     ScoringRequest,
 )
 
@@ -37,7 +39,7 @@ def sensitivity(
     ops: OpsRequest,
     scoring: ScoringRequest,
     base: Base,
-    progress: Callable[[int], Callable[[], None]],
+    progress: Progress,
     cuts: Sequence[str] = (),
 ) -> list[SensitivityReport]:
     """Score every op; write the ranked reports (JSON) and the same as Markdown beside them.

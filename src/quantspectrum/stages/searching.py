@@ -24,14 +24,13 @@ from quantspectrum.spectrum.quality import (
 )
 from quantspectrum.spectrum.rules import parse_keeps
 from quantspectrum.stages.held_out import (
-    Progress,
     check_held_out,
     meter_on,
     pair,
     plans_of,
     used_samples,
 )
-from quantspectrum.stages.requests import DataRequest
+from quantspectrum.stages.requests import DataRequest, Progress
 
 __all__ = ["DEFAULT_TRIALS", "check_name", "find_quality", "quality_path"]
 

@@ -20,6 +20,7 @@ from quantspectrum.models.lazy import LazyModel
 from quantspectrum.models.loading import Loaded
 from quantspectrum.stages.requests import (
     DataRequest,
+    Progress,
     TreatmentOptions,
 )
 
@@ -37,7 +38,7 @@ def quantize(
     data: DataRequest | None = None,
     say: Callable[[str], None] | None = None,
     options: Sequence[str] = (),
-    progress: Callable[[int], Callable[[], None]] | None = None,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Write the variant of one profile to the directory ``out``.
 
