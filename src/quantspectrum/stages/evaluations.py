@@ -11,7 +11,8 @@ from quantspectrum.artifacts import (
     write_artifact,
 )
 from quantspectrum.data.splits import identity
-from quantspectrum.evaluate.evaluation import EvaluationRequest, check_evaluable, evaluate_model
+from quantspectrum.evaluate.evaluation import check_evaluable, evaluate_model
+from quantspectrum.evaluate.request import EvaluationRequest
 from quantspectrum.evaluate.session import EvaluationSession, predictions_path
 from quantspectrum.models.loading import Loaded
 from quantspectrum.stages.requests import (
