@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from quantspectrum import measured, stages
+from quantspectrum import stages
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
 from quantspectrum.report.quality import guard_document, search_sentence
@@ -105,7 +105,7 @@ def _measure(loaded: Loaded, fmt: str, args: argparse.Namespace) -> dict[str, An
         budgets = [f"{name}-bytes=bytes:{size}B" for name, size in sizes.items()]
         stages.spectrum(report, spectrum, cuts=cuts, budgets=budgets)
         start = time.perf_counter()
-        guard = measured.guard(
+        guard = stages.guard(
             loaded,
             spectrum,
             work / "guard.json",
@@ -115,7 +115,7 @@ def _measure(loaded: Loaded, fmt: str, args: argparse.Namespace) -> dict[str, An
         )
         timed("guard", start)
         start = time.perf_counter()
-        quality = measured.find_quality(
+        quality = stages.find_quality(
             loaded,
             report,
             spectrum,

@@ -24,9 +24,9 @@ from quantspectrum import stages
 from quantspectrum.agreement import agree_files
 from quantspectrum.artifacts import SensitivityReport
 from quantspectrum.errors import UserError
-from quantspectrum.lenses.stage import lens_sensitivity
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
+from quantspectrum.stages import lens_sensitivity
 
 CASES: tuple[tuple[str, str | None, dict[str, str]], ...] = (
     ("heuristic:ends", None, {}),

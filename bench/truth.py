@@ -19,11 +19,10 @@ from typing import Any
 
 from quantspectrum import stages
 from quantspectrum.agreement import agree_files
-from quantspectrum.agreement.stage import truth
 from quantspectrum.artifacts import Truth
-from quantspectrum.lenses.stage import lens_sensitivity
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
+from quantspectrum.stages import lens_sensitivity, truth
 
 ISOLATE = ("kl", "mse_v2", "nll", "visibility", "sqnr", "hawq_v2")
 FALLBACK = ("kl", "mse_v2")

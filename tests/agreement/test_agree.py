@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantspectrum.agreement import agree, agree_files
-from quantspectrum.agreement.agree import group_scores, labels_of
+from quantspectrum.agreement.agree import group_scores, labels_of, members_of
 from quantspectrum.artifacts import (
     Agreement,
     Coverage,
@@ -113,12 +113,23 @@ def test_equal_and_opposite_rankings() -> None:
 
 def test_groups_are_sums_and_only_of_what_both_score() -> None:
     report = report_of(RISING)
-    sums = group_scores(report)
+    sums = group_scores(report, members_of([report]))
     assert sums["language.0.qk"] == RISING["language.0.q"] + RISING["language.0.k"]
     less = {name: score for name, score in RISING.items() if name != "vision.3.d"}
     found = agree([report, report_of(less)], ["a", "b"])
     assert pair(found, "op").n == 23
     assert found.left_out == {"vision.3.d": ("native:kl #1",)}
+
+
+def test_a_group_of_which_one_report_lacks_an_op_is_not_compared() -> None:
+    whole = report_of(RISING)
+    less = report_of({name: score for name, score in RISING.items() if name != "vision.3.q"})
+    assert "vision.3.qk" not in group_scores(less, members_of([whole, less]))
+    found = agree([whole, less], ["a", "b"])
+    assert pair(found, "op").n == len(RISING) - 1
+    groups = {op.group for op in whole.ops}
+    assert pair(found, "group").n == len(groups) - 1
+    assert "vision.3.qk" not in {one.group for one in found.disagreements}
 
 
 def test_the_largest_disagreement_comes_first_with_what_each_saw() -> None:

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from quantspectrum.agreement.stage import truth as measure
-from quantspectrum.agreement.truth import TruthGroup, _prefix, groups_of
+from quantspectrum.agreement.truth import TruthGroup, _prefixes, groups_of
 from quantspectrum.artifacts import Op, SensitivityReport, Truth, read_artifact, write_artifact
 from quantspectrum.cli import main
 from quantspectrum.demo import model_dir
 from quantspectrum.errors import UserError
-from quantspectrum.lenses.stage import lens_sensitivity
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.ops import list_ops
-from quantspectrum.stages import DataRequest, OpsRequest
+from quantspectrum.stages import DataRequest, OpsRequest, lens_sensitivity
+from quantspectrum.stages import truth as measure
 
 LANGUAGE = OpsRequest(include=("*.language_model.*",))
 DATA = DataRequest(data=("demo",), calibration=4, samples=4, eval_samples=8, batch_size=8)
@@ -123,9 +122,10 @@ def test_prefixes_are_as_near_to_a_share_as_whole_groups_allow() -> None:
         TruthGroup(name=str(n), component="c", ops=(str(n),), weight_bytes=size)
         for n, size in enumerate([10, 30, 20, 40])
     ]
-    assert [g.name for g in _prefix(groups, 0.35)] == ["0", "1"]
-    assert [g.name for g in _prefix(groups, 0.01)] == ["0"]
-    assert len(_prefix(groups, 1)) == 4
+    few, least, every = _prefixes(groups, (0.35, 0.01))
+    assert [g.name for g in few] == ["0", "1"]
+    assert [g.name for g in least] == ["0"]
+    assert len(every) == 4
 
 
 def test_groups_hold_the_bytes_of_their_weights() -> None:
@@ -155,6 +155,21 @@ def test_reports_of_other_weights_are_refused(
             data=DATA,
             ops=LANGUAGE,
             progress=lambda _: lambda: None,
+        )
+    assert not (tmp_path / "truth.json").exists()
+
+
+def test_a_ranking_made_on_other_samples_of_the_data_is_refused(
+    spoiled: Loaded, reports: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="heuristic:range was made on other samples"):
+        measure(
+            spoiled,
+            reports,
+            tmp_path / "truth.json",
+            data=DATA.model_copy(update={"seed": 1}),
+            ops=LANGUAGE,
+            progress=lambda _: pytest.fail("nothing is to be measured"),
         )
     assert not (tmp_path / "truth.json").exists()
 

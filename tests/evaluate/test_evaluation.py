@@ -17,10 +17,11 @@ from quantspectrum.backends.compressed_tensors import write
 from quantspectrum.backends.serving import serving_arithmetic
 from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
-from quantspectrum.evaluate.evaluation import EvaluationRequest, evaluate_model
+from quantspectrum.evaluate.evaluation import evaluate_model
 from quantspectrum.evaluate.latency import LatencyPlan
 from quantspectrum.evaluate.noise import in_dtype, other_batch_size, why_not_dtype
 from quantspectrum.evaluate.reload import load_variant
+from quantspectrum.evaluate.request import EvaluationRequest
 from quantspectrum.evaluate.session import EvaluationSession, predictions_path
 from quantspectrum.formats import preset
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model

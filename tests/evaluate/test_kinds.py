@@ -12,9 +12,10 @@ import models_tiny
 from quantspectrum.data.encode import encode_for
 from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
-from quantspectrum.evaluate.evaluation import EvaluationRequest, evaluate_model
+from quantspectrum.evaluate.evaluation import evaluate_model
 from quantspectrum.evaluate.loss import measure_loss
 from quantspectrum.evaluate.predictions import read_predictions
+from quantspectrum.evaluate.request import EvaluationRequest
 from quantspectrum.evaluate.session import Baseline, EvaluationSession
 from quantspectrum.models.loading import ModelSpec, load_model
 

@@ -34,8 +34,8 @@ from quantspectrum.cli import build_parser, main
 from quantspectrum.data.pictures import disc
 from quantspectrum.demo import model_dir
 from quantspectrum.isolation import find_environment
-from quantspectrum.lenses.stage import lens_paths
 from quantspectrum.serving import CheckReport
+from quantspectrum.stages import lens_paths
 
 PROFILES = ("mild", "medium", "aggressive", "max")
 

@@ -100,7 +100,7 @@ def test_every_option_reaches_the_scan(
         asked.append(request)
         return own(loaded, table, request, step=step)
 
-    monkeypatch.setattr("quantspectrum.stages.score_ops", noting)
+    monkeypatch.setattr("quantspectrum.stages.scoring.score_ops", noting)
     given = [
         *("--metric", "kl", "--base", "fallback", "--attribute", "--max-ops", "3"),
         *("--time-budget", "5m", "--confidence-batches", "1", "--rescore", "2", "--slots", "2"),

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,11 +172,18 @@ class TestAgainstARun:
     def test_disk_that_fills_up_while_writing(
         self, fails, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(*_: object, **__: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        written: list[None] = []
 
-        monkeypatch.setattr("quantspectrum.backends.checkpoint.save_file", full)
+        def full(file: Any, content: bytes) -> None:
+            """A header fits, and no tensor after it."""
+            if written:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            file.write(content)
+            written.append(None)
+
+        monkeypatch.setattr("quantspectrum.backends.checkpoint._write_all", full)
         assert "No space left on device" in fails(self.quantize(finished_run, tmp_path / "v"))
+        assert written
         assert list(tmp_path.iterdir()) == []
 
     def test_spectrum_of_another_model(self, fails, finished_run: Path, tmp_path: Path) -> None:

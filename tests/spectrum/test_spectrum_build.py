@@ -13,12 +13,9 @@ from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
 from quantspectrum.models.loading import pick_device
 from quantspectrum.provenance import Stopwatch
-from quantspectrum.spectrum.build import (
-    DEFAULT_CUTS,
-    build_spectrum,
-    parse_cuts,
-    rank_groups,
-)
+from quantspectrum.spectrum.build import DEFAULT_CUTS, build_spectrum
+from quantspectrum.spectrum.groups import rank_groups
+from quantspectrum.spectrum.rules import parse_cuts
 
 IDENTITY = models_tiny.loaded(models_tiny.causal_lm()).identity
 PROVENANCE = Stopwatch(pick_device("cpu")).provenance(IDENTITY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -21,12 +21,14 @@ from quantspectrum.artifacts import (
     OpScore,
     PairAgreement,
     SensitivityReport,
+    by_group,
     read_artifact,
     sha256_file,
 )
 from quantspectrum.errors import UserError
+from quantspectrum.spectrum.groups import rank_groups
 
-__all__ = ["agree", "agree_files", "group_scores", "labels_of"]
+__all__ = ["agree", "agree_files", "group_scores", "labels_of", "members_of"]
 
 TOP = (5, 10, 20)
 """How many of the most sensitive items are compared; those with fewer than twice as many items are not."""
@@ -69,8 +71,11 @@ def agree(
         label: {op.name: op.score for op in report.ops}
         for label, report in zip(labels, reports, strict=True)
     }
-    by_group = {label: group_scores(report) for label, report in zip(labels, reports, strict=True)}
     known = {op.name: op for report in reports for op in report.ops}
+    whole = members_of(reports)
+    grouped = {
+        label: group_scores(report, whole) for label, report in zip(labels, reports, strict=True)
+    }
     components = {op.group: op.component for op in known.values()}
     pairs: list[PairAgreement] = []
     for a, b in combinations(labels, 2):
@@ -78,14 +83,14 @@ def agree(
             raise UserError(f"{a} and {b} score no op in common")
         where = {name: op.component for name, op in known.items()}
         pairs += _pairs(a, b, "op", by_op, where, seed)
-        pairs += _pairs(a, b, "group", by_group, components, seed)
+        pairs += _pairs(a, b, "group", grouped, components, seed)
     return Agreement(
         lenses=tuple(
             _entry(label, report, sha)
             for label, report, sha in zip(labels, reports, hashes, strict=True)
         ),
         pairs=tuple(pairs),
-        disagreements=_disagreements(reports, labels, by_group, components),
+        disagreements=_disagreements(reports, labels, grouped, components),
         left_out=_left_out(by_op),
         resamples=RESAMPLES,
         seed=seed,
@@ -123,12 +128,22 @@ def labels_of(reports: Sequence[SensitivityReport]) -> list[str]:
     ]
 
 
-def group_scores(report: SensitivityReport) -> dict[str, float]:
-    """Sum of the scores of each group, without groups that hold an op the report skips."""
-    members: dict[str, list[float]] = {}
-    for op in report.ops:
-        members.setdefault(op.group, []).append(op.score)
-    return {group: math.fsum(scores) for group, scores in members.items()}
+def members_of(reports: Sequence[SensitivityReport]) -> dict[str, list[str]]:
+    """The ops of each group, as far as any of the reports knows them."""
+    known = {op.name: op for report in reports for op in report.ops}
+    return {group: [op.name for op in ops] for group, ops in by_group(known.values()).items()}
+
+
+def group_scores(
+    report: SensitivityReport, members: Mapping[str, Collection[str]]
+) -> dict[str, float]:
+    """Sum of the scores of each group, of the groups all of whose members the report scores."""
+    scored = {op.name for op in report.ops}
+    return {
+        group.name: group.score
+        for group in rank_groups(report)
+        if scored.issuperset(members[group.name])
+    }
 
 
 def _pairs(
@@ -181,10 +196,7 @@ def _disagreements(
     """Groups that all lenses score, those whose places differ most first."""
     common = sorted(set.intersection(*(set(some) for some in scores.values())))
     places = {label: _places([scores[label][name] for name in common]) for label in labels}
-    members: dict[str, dict[str, list[OpScore]]] = {label: {} for label in labels}
-    for label, report in zip(labels, reports, strict=True):
-        for op in report.ops:
-            members[label].setdefault(op.group, []).append(op)
+    members = {label: by_group(report.ops) for label, report in zip(labels, reports, strict=True)}
     found = [
         Disagreement(
             group=group,

@@ -16,10 +16,12 @@ from quantspectrum.artifacts import (
     Op,
     OrderTruth,
     SensitivityReport,
+    by_group,
 )
+from quantspectrum.spectrum.costs import count_nearest
 from quantspectrum.spectrum.meter import Meter, Ops, Reading, ops_sha256
-from quantspectrum.spectrum.quality_budget import kl_of, nll_of
-from quantspectrum.statistics import paired_ratio, spearman
+from quantspectrum.spectrum.quality_budget import kl_of, nll_of, ratio
+from quantspectrum.statistics import spearman
 
 __all__ = ["DEFAULT_SHARES", "Order", "TruthGroup", "groups_of", "measure_truth", "orders_of"]
 
@@ -66,9 +68,6 @@ class Measured:
 
 def groups_of(ops: Sequence[Op], bytes_a_value: int) -> list[TruthGroup]:
     """Groups of candidates, in the order of their names."""
-    members: dict[str, list[Op]] = {}
-    for op in ops:
-        members.setdefault(op.group, []).append(op)
     return [
         TruthGroup(
             name=name,
@@ -76,16 +75,16 @@ def groups_of(ops: Sequence[Op], bytes_a_value: int) -> list[TruthGroup]:
             ops=tuple(sorted(op.name for op in some)),
             weight_bytes=sum(math.prod(op.shape) for op in some) * bytes_a_value,
         )
-        for name, some in sorted(members.items())
+        for name, some in sorted(by_group(ops).items())
     ]
 
 
 def orders_of(reports: Sequence[SensitivityReport], groups: Sequence[TruthGroup]) -> list[Order]:
     """The order of each report; groups that it does not rank come last, by name."""
     found = []
+    members = {group.name: group.ops for group in groups}
     for label, report in zip(labels_of(reports), reports, strict=True):
-        known = group_scores(report)
-        scores = {group.name: known[group.name] for group in groups if group.name in known}
+        scores = group_scores(report, members)
         found.append(
             Order(
                 label=label,
@@ -146,8 +145,7 @@ def measure_truth(
     every = [*orders, *yardsticks]
     by_name = {group.name: group for group in groups}
     prefixes = {
-        order.label: [_prefix([by_name[n] for n in order.groups], share) for share in (*shares, 1)]
-        for order in every
+        order.label: _prefixes([by_name[name] for name in order.groups], shares) for order in every
     }
     unique = {
         ops_sha256(ops): ops
@@ -171,7 +169,7 @@ def measure_truth(
                 ops=group.ops,
                 weight_bytes=group.weight_bytes,
                 kl=_kl(reading, meter.baseline),
-                nll=_nll(reading, meter.baseline),
+                nll=nll_of(reading, meter.baseline),
             )
             for group, reading in zip(groups, alone, strict=True)
         ),
@@ -209,17 +207,10 @@ def _ops(groups: Sequence[TruthGroup], fmt: str) -> Ops:
     return {op: fmt for group in groups for op in group.ops}
 
 
-def _prefix(order: Sequence[TruthGroup], share: float) -> list[TruthGroup]:
-    """The first groups, up to where their bytes are nearest to a share of all."""
-    target = share * sum(group.weight_bytes for group in order)
-    taken: list[TruthGroup] = []
-    size = 0
-    for group in order:
-        if taken and abs(size - target) <= abs(size + group.weight_bytes - target):
-            break
-        taken.append(group)
-        size += group.weight_bytes
-    return taken
+def _prefixes(order: Sequence[TruthGroup], shares: Sequence[float]) -> list[Sequence[TruthGroup]]:
+    """The first groups, up to where their bytes are nearest to each share of all; at last all."""
+    sizes = [group.weight_bytes for group in order]
+    return [order[: count_nearest(sizes, share * sum(sizes))] for share in (*shares, 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,18 +247,15 @@ def _area(curve: Sequence[_Point], baseline: Reading) -> Interval:
 
 
 def _ratio(sums: Sequence[float], baseline: Reading) -> Interval:
-    made = paired_ratio(sums, baseline.values["text_tokens"])
-    return Interval(n=made.n, value=made.value, stderr=made.stderr, low=made.low, high=made.high)
+    made = ratio(sums, baseline.values["text_tokens"])
+    assert made is not None, "models without tokens are refused"
+    return made
 
 
 def _kl(reading: Reading, baseline: Reading) -> Interval:
     made = kl_of(reading, baseline)
     assert made is not None, "models without tokens are refused"
     return made
-
-
-def _nll(reading: Reading, baseline: Reading) -> Interval | None:
-    return nll_of(reading, baseline) if "nll_change" in reading.values else None
 
 
 def _judged(
@@ -290,7 +278,7 @@ def _judged(
             share=point.share,
             groups=point.groups,
             kl=_kl(point.reading, baseline),
-            nll=_nll(point.reading, baseline),
+            nll=nll_of(point.reading, baseline),
         )
         for point in curve
     )

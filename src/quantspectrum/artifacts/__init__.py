@@ -90,6 +90,7 @@ from quantspectrum.artifacts.sensitivity import (
     Rescored,
     RescoredOp,
     SensitivityReport,
+    by_group,
 )
 from quantspectrum.artifacts.spectrum import (
     CutTies,
@@ -180,6 +181,7 @@ __all__ = [
     "WriterNote",
     "YesNo",
     "YesNoScore",
+    "by_group",
     "read_artifact",
     "sha256_file",
     "write_artifact",

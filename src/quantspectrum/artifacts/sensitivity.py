@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -19,6 +20,7 @@ __all__ = [
     "Rescored",
     "RescoredOp",
     "SensitivityReport",
+    "by_group",
 ]
 
 
@@ -32,6 +34,17 @@ class Op(Record):
     group: str
     shape: tuple[int, ...]
     params: int
+
+
+AnyOp = TypeVar("AnyOp", bound=Op)
+
+
+def by_group(ops: Iterable[AnyOp]) -> dict[str, list[AnyOp]]:
+    """The ops of each group, groups and ops in the order given."""
+    members: dict[str, list[AnyOp]] = {}
+    for op in ops:
+        members.setdefault(op.group, []).append(op)
+    return members
 
 
 class OpNote(Record):

@@ -30,24 +30,23 @@ def agree(args: Args) -> int:
 
 def truth(args: Args) -> int:
     """``quantspectrum truth``."""
-    from quantspectrum.agreement.stage import truth as measure
+    from quantspectrum import stages
     from quantspectrum.artifacts import RunRecord, read_artifact
     from quantspectrum.models.loading import ModelSpec, load_model
     from quantspectrum.report.tables import document_text
     from quantspectrum.report.truth import truth_document
-    from quantspectrum.stages import DataRequest, OpsRequest
 
     run = Path(args.run)
     asked = read_artifact(run / "run.json", RunRecord).request
     reports = sorted((run / "sensitivity").glob("*.json"))
     reporter = Reporter(args.quiet)
     out = json_path(args.out) if args.out else run / "truth.json"
-    found = measure(
+    found = stages.truth(
         load_model(ModelSpec(**{k: asked[k] for k in ModelSpec.__dataclass_fields__})),
         [*reports, *(Path(report) for report in args.report or ())],
         out,
-        data=DataRequest(**{k: asked[k] for k in DataRequest.model_fields}),
-        ops=OpsRequest(**{k: asked[k] for k in OpsRequest.model_fields}),
+        data=stages.DataRequest(**{k: asked[k] for k in stages.DataRequest.model_fields}),
+        ops=stages.OpsRequest(**{k: asked[k] for k in stages.OpsRequest.model_fields}),
         format_name=args.format,
         progress=lambda steps: reporter.progress("truth", steps),
     )

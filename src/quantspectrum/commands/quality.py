@@ -17,13 +17,13 @@ __all__ = ["add_quality", "budget_of", "guard"]
 
 def guard(args: Args) -> int:
     """``quantspectrum guard``."""
-    from quantspectrum import measured
+    from quantspectrum import stages
     from quantspectrum.report.quality import guard_document
     from quantspectrum.report.tables import document_text
 
     out = json_path(args.out)
     reporter = Reporter(args.quiet)
-    made = measured.guard(
+    made = stages.guard(
         load(args),
         Path(args.spectrum),
         out,
@@ -42,8 +42,8 @@ def budget_of(args: Args) -> QualityBudget | None:
     Raises:
         UserError: It is not understood, or there is no model to measure.
     """
-    from quantspectrum.measured import check_name
     from quantspectrum.spectrum.quality_budget import parse_budget
+    from quantspectrum.stages import check_name
 
     if args.max_quality is None:
         if args.model is not None or args.confident:
@@ -64,18 +64,18 @@ def add_quality(
     Raises:
         UserError: The spectrum has a profile of that name.
     """
-    from quantspectrum import measured
+    from quantspectrum import stages
     from quantspectrum.artifacts import Spectrum, read_artifact
     from quantspectrum.report.quality import search_sentence
 
     if args.quality_name in [profile.name for profile in made.profiles]:
         raise UserError(f"there is a profile called {args.quality_name!r}; give --quality-name")
     reporter = Reporter(args.quiet)
-    record = measured.find_quality(
+    record = stages.find_quality(
         load(args),
         Path(args.report[0]),
         out,
-        measured.quality_path(out),
+        stages.quality_path(out),
         data=data_request(args),
         budget=budget,
         name=args.quality_name,
@@ -83,5 +83,5 @@ def add_quality(
         trials=args.trials,
         progress=lambda steps: reporter.progress("quality", steps),
     )
-    told = [search_sentence(record), "", str(measured.quality_path(out))]
+    told = [search_sentence(record), "", str(stages.quality_path(out))]
     return read_artifact(out, Spectrum), told

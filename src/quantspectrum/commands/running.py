@@ -63,7 +63,7 @@ def run(args: Args) -> int:
 def _execute(args: Args, request: RunRequest) -> int:
     from quantspectrum.report import variants_text
     from quantspectrum.run import Run, Stopped
-    from quantspectrum.tracking import check_tracker
+    from quantspectrum.run.tracking import check_tracker
 
     tracker = getattr(args, "track", None)
     check_tracker(tracker)
@@ -87,7 +87,7 @@ def _track(args: Args, run: Path, comparison: Comparison) -> None:
     if getattr(args, "track", None) is None:
         return
     from quantspectrum.artifacts import RunRecord, read_artifact
-    from quantspectrum.tracking import track
+    from quantspectrum.run.tracking import track
 
     request = read_artifact(run / "run.json", RunRecord).request
     print(f"MLflow run {track(run, comparison, request)}", file=sys.stderr)
@@ -96,7 +96,7 @@ def _track(args: Args, run: Path, comparison: Comparison) -> None:
 def compare(args: Args) -> int:
     """``quantspectrum compare``."""
     from quantspectrum.report import variants_text, write_report
-    from quantspectrum.tracking import check_tracker
+    from quantspectrum.run.tracking import check_tracker
 
     check_tracker(args.track)
     if args.other is not None:

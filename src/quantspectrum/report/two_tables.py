@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from quantspectrum.agreement.agree import group_scores
+from quantspectrum.agreement.agree import group_scores, members_of
 from quantspectrum.agreement.rank_statistics import spearman_interval
 from quantspectrum.artifacts import Evaluation, SensitivityReport
 from quantspectrum.errors import UserError
@@ -136,7 +136,8 @@ def ranking_table(files: tuple[RunFiles, RunFiles]) -> Table:
     for report in files[0].reports.values():
         if (other := theirs.get(_key(report))) is None:
             continue
-        a, b = group_scores(report), group_scores(other)
+        members = members_of([report, other])
+        a, b = group_scores(report, members), group_scores(other, members)
         shared = [group for group in a if group in b]
         found = spearman_interval([a[g] for g in shared], [b[g] for g in shared], seed=0)
         rows.append((*_key(report), count(len(shared)), with_interval(found, correlation)))

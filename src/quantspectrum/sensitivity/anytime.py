@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from quantspectrum.artifacts import Op
+from quantspectrum.artifacts import Op, by_group
 
 __all__ = ["estimates", "measuring_order"]
 
@@ -29,9 +29,7 @@ def measuring_order(
         cheap: Their cheap scores; ops without one, which the data does not reach, come last.
         cuts: Shares of groups, least sensitive first, at which profiles end.
     """
-    groups: dict[str, list[Op]] = {}
-    for op in ops:
-        groups.setdefault(op.group, []).append(op)
+    groups = by_group(ops)
     known = {
         name: math.fsum(cheap[op.name] for op in members)
         for name, members in groups.items()

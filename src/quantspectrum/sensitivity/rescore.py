@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from quantspectrum.artifacts import OpScore, Rescored, RescoredOp
+from quantspectrum.artifacts import OpScore, Rescored, RescoredOp, by_group
 from quantspectrum.sensitivity.metric import Summary
 from quantspectrum.statistics import spearman
 
@@ -18,9 +18,7 @@ __all__ = ["most_sensitive", "rescored"]
 
 def most_sensitive(ops: Sequence[OpScore], groups: int) -> tuple[str, ...]:
     """Ops of the groups with the largest summed scores."""
-    members: dict[str, list[OpScore]] = {}
-    for op in ops:
-        members.setdefault(op.group, []).append(op)
+    members = by_group(ops)
     total = {name: math.fsum(op.score for op in some) for name, some in members.items()}
     chosen = sorted(total, key=lambda name: (-total[name], name))[:groups]
     return tuple(op.name for name in chosen for op in members[name])

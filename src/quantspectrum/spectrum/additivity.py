@@ -21,15 +21,21 @@ from quantspectrum.statistics import spearman, t_quantile
 
 __all__ = ["additivity_of", "counts_of", "fit_of", "metric_of", "prefix_ops"]
 
+EVEN = 12
+"""Numbers of groups, evenly spaced."""
 
-def counts_of(groups: int, *, even: int = 12, halvings: int = 5) -> list[int]:
+HALVINGS = 5
+"""Further ones near the end, each half as far from it as the one before."""
+
+
+def counts_of(groups: int) -> list[int]:
     """Numbers of groups to measure at: evenly spaced, and closing in on all of them.
 
     The last groups hold most of the damage, so that even steps alone would step over it: added are
-    all but one, all but two, all but four and so on, ``halvings`` times.
+    all but one, all but two, all but four and so on.
     """
-    spaced = {math.floor(groups * number / even + 0.5) for number in range(1, even + 1)}
-    near = {groups - 2**number for number in range(halvings)}
+    spaced = {math.floor(groups * number / EVEN + 0.5) for number in range(1, EVEN + 1)}
+    near = {groups - 2**number for number in range(HALVINGS)}
     return sorted(count for count in spaced | near if count > 0)
 
 

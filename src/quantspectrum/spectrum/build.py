@@ -19,12 +19,12 @@ from quantspectrum.artifacts import (
 from quantspectrum.errors import UserError
 from quantspectrum.spectrum.budgets import Problem, assign
 from quantspectrum.spectrum.costs import profile_bytes
-from quantspectrum.spectrum.groups import Group, check_additive, rank_groups, scored_groups
+from quantspectrum.spectrum.groups import Group, check_additive, scored_groups
 from quantspectrum.spectrum.keeps import fixed_groups
 from quantspectrum.spectrum.legality import HIGH, torn_groups
-from quantspectrum.spectrum.rules import Budget, Keep, parse_cuts
+from quantspectrum.spectrum.rules import Budget, Keep
 
-__all__ = ["DEFAULT_CUTS", "Group", "build_spectrum", "parse_cuts", "rank_groups"]
+__all__ = ["DEFAULT_CUTS", "build_spectrum"]
 
 DEFAULT_CUTS: Mapping[str, float] = {
     "baseline": 0.0,

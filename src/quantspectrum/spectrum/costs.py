@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from quantspectrum.artifacts.base import ModelIdentity
     from quantspectrum.artifacts.sensitivity import Op
 
-__all__ = ["dtype_bytes", "model_bytes", "op_bytes", "profile_bytes", "storage_of"]
+__all__ = ["count_nearest", "dtype_bytes", "model_bytes", "op_bytes", "profile_bytes", "storage_of"]
 
 _SCALE_BYTES = 4
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -67,6 +67,16 @@ def op_bytes(op: Op, fmt: Format | None, dtype: str) -> int:
         if scheme is not None and not scheme.dynamic:
             total += _SCALE_BYTES + (not scheme.symmetric)
     return total + (op.params - channels * inputs) * size
+
+
+def count_nearest(sizes: Sequence[int], target: float) -> int:
+    """How many of the first sizes add up to what is nearest to a target; at least one."""
+    total = 0
+    for number, size in enumerate(sizes):
+        if number and abs(total - target) <= abs(total + size - target):
+            return number
+        total += size
+    return len(sizes)
 
 
 def model_bytes(model: ModelIdentity) -> int:

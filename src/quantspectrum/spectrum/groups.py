@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quantspectrum.artifacts import OpScore, SensitivityReport
+from quantspectrum.artifacts import OpScore, SensitivityReport, by_group
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
 
@@ -65,12 +65,9 @@ class Scored:
 
 def rank_groups(report: SensitivityReport) -> list[Group]:
     """The report's groups, least sensitive first; ties in the order of their names."""
-    members: dict[str, list[OpScore]] = {}
-    for op in report.ops:
-        members.setdefault(op.group, []).append(op)
     groups = [
         Group(name=name, ops=tuple(sorted(ops, key=lambda op: op.name)))
-        for name, ops in members.items()
+        for name, ops in by_group(report.ops).items()
     ]
     return sorted(groups, key=lambda group: (group.score, group.name))
 

@@ -28,7 +28,9 @@ from quantspectrum.artifacts import (
     RivalReading,
     Spectrum,
     Verdict,
+    by_group,
 )
+from quantspectrum.spectrum.costs import count_nearest
 from quantspectrum.spectrum.meter import Ops, Reading, ops_sha256
 from quantspectrum.spectrum.quality import weight_bytes
 from quantspectrum.spectrum.quality_budget import kl_of, nll_of, ratio
@@ -74,9 +76,9 @@ def rivals_of(
     candidates = {op.name for op in spectrum.candidates}
     if not profile.ops or set(profile.ops) == candidates:
         return []
-    members: dict[str, list[str]] = {}
-    for op in spectrum.candidates:
-        members.setdefault(op.group, []).append(op.name)
+    members = {
+        group: [op.name for op in ops] for group, ops in by_group(spectrum.candidates).items()
+    }
     place = {name: number for number, name in enumerate(model_order)}
     in_model = sorted(members, key=lambda group: min(place[name] for name in members[group]))
 
@@ -104,12 +106,7 @@ def rivals_of(
 
 def _first(groups: Sequence[str], sizes: Sequence[int], target: int) -> list[str]:
     """The first groups, up to where their bytes are nearest to the target; at least one."""
-    total = 0
-    for number, size in enumerate(sizes):
-        if number and abs(total - target) <= abs(total + size - target):
-            return list(groups[:number])
-        total += size
-    return list(groups)
+    return list(groups[: count_nearest(sizes, target)])
 
 
 def _spread(groups: Sequence[str], sizes: Sequence[int], target: int) -> list[str]:
@@ -191,7 +188,7 @@ def _beside(
         seed=rival.seed,
         reading=_record(rival.ops, other, baseline, spectrum),
         more_damage=more,
-        more_nll=_nll(Reading(values=less), baseline),
+        more_nll=nll_of(Reading(values=less), baseline),
         verdict=verdict_of(more),
     )
 
@@ -203,16 +200,12 @@ def _damage(
     return ratio(values[above], baseline.values[below])
 
 
-def _nll(reading: Reading, baseline: Reading) -> Interval | None:
-    return nll_of(reading, baseline) if "nll_change" in reading.values else None
-
-
 def _record(ops: Ops, reading: Reading, baseline: Reading, spectrum: Spectrum) -> ProfileReading:
     return ProfileReading(
         ops_sha256=ops_sha256(ops),
         groups=len({op.group for op in spectrum.candidates if op.name in ops}),
         weight_bytes=weight_bytes(ops, spectrum),
-        kl=kl_of(reading, baseline) if "kl" in reading.values else None,
-        nll=_nll(reading, baseline),
+        kl=kl_of(reading, baseline),
+        nll=nll_of(reading, baseline),
         not_finite=reading.not_finite,
     )

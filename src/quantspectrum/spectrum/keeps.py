@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from quantspectrum.artifacts import SensitivityReport
+from quantspectrum.artifacts import SensitivityReport, by_group
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
 from quantspectrum.patterns import best_match, check_patterns, matches
@@ -29,7 +29,7 @@ def fixed_groups(
     if not keeps:
         return {}
     patterns = [keep.pattern for keep in keeps]
-    candidates = {op.name: op.group for op in report.ops}
+    candidates = [op.name for op in report.ops]
     others = [note.name for note in (*report.coverage.kept, *report.coverage.skipped)]
     check_patterns([*candidates, *others], patterns)
     wanted = [_format(keep, report, formats) for keep in keeps]
@@ -39,12 +39,10 @@ def fixed_groups(
                 f"--keep {keep.pattern}={keep.format}: it matches ops that the report did not "
                 "score; score them with --include"
             )
-    decided: dict[str, dict[str, int | None]] = {}
-    for name, group in candidates.items():
-        decided.setdefault(group, {})[name] = best_match(name, patterns)
     fixed: dict[str, str] = {}
-    for group, members in decided.items():
-        found = {name: None if at is None else wanted[at] for name, at in members.items()}
+    for group, members in by_group(report.ops).items():
+        places = {op.name: best_match(op.name, patterns) for op in members}
+        found = {name: None if at is None else wanted[at] for name, at in places.items()}
         if len(set(found.values())) > 1:
             raise UserError(_torn(group, found))
         decision = next(iter(found.values()))

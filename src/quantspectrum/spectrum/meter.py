@@ -25,6 +25,7 @@ from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.generation import answer, asked, judge
 from quantspectrum.evaluate.latency import forget_pictures
+from quantspectrum.formats import Format
 from quantspectrum.models.loading import Loaded, check_unquantized
 from quantspectrum.sensitivity import measured_metric
 from quantspectrum.sensitivity.calibration import OpRanges, observe_op_ranges
@@ -34,7 +35,7 @@ from quantspectrum.sensitivity.outputs import Difference, Reference, Rows, outpu
 from quantspectrum.sensitivity.store import default_limit
 from quantspectrum.simulation import OpPlan, Simulation
 
-__all__ = ["Meter", "Ops", "Plans", "Reading", "ops_sha256", "plans_for"]
+__all__ = ["Meter", "Ops", "Plans", "Reading", "ops_sha256", "plans_for", "plans_in"]
 
 Ops = Mapping[str, str]
 """Op name to format name."""
@@ -46,6 +47,31 @@ Plans = Mapping[str, Mapping[str, OpPlan]]
 def ops_sha256(ops: Ops) -> str:
     """SHA-256 of ops and formats as canonical JSON."""
     return hashlib.sha256(json.dumps(dict(ops), sort_keys=True).encode()).hexdigest()
+
+
+def plans_in(
+    loaded: Loaded, names: Sequence[str], fmt: Format, ranges: OpRanges
+) -> dict[str, OpPlan]:
+    """A plan for each op in one format.
+
+    Raises:
+        UserError: An op lacks a range that the format needs.
+    """
+    plans = {
+        name: OpPlan(
+            format=fmt,
+            input_range=ranges.inputs.get(name),
+            output_range=ranges.outputs.get(name),
+            scale_dtype=loaded.storage_dtype,
+        )
+        for name in names
+    }
+    for name, plan in plans.items():
+        try:
+            plan.check(name)
+        except ValueError as error:
+            raise UserError(f"{error}; give more --calibration samples") from None
+    return plans
 
 
 def plans_for(
@@ -77,20 +103,7 @@ def plans_for(
         ranges = OpRanges(inputs={name: found for name, found in held.items() if found})
         if fmt.output is not None or (fmt.needs_calibration and not known):
             ranges = observe_op_ranges(loaded.model, names, calibration(), loaded.device, fmt)
-        plans[key] = {
-            name: OpPlan(
-                format=fmt,
-                input_range=ranges.inputs.get(name),
-                output_range=ranges.outputs.get(name),
-                scale_dtype=loaded.storage_dtype,
-            )
-            for name in names
-        }
-        for name, plan in plans[key].items():
-            try:
-                plan.check(name)
-            except ValueError as error:
-                raise UserError(f"{error}; give more --calibration samples") from None
+        plans[key] = plans_in(loaded, names, fmt, ranges)
     return plans
 
 

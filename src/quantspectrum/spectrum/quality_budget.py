@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quantspectrum.artifacts import Interval, QualityBudget
 from quantspectrum.errors import UserError
 from quantspectrum.spectrum.meter import Reading
-from quantspectrum.statistics import Estimate, paired_ratio, t_quantile
+from quantspectrum.statistics import paired_ratio, t_quantile
 
 __all__ = [
     "accuracy_lost",
-    "interval",
     "kl_of",
     "meets",
     "nll_of",
@@ -88,32 +87,26 @@ def meets(budget: QualityBudget, judged: Interval) -> bool:
     return judged.high <= budget.limit
 
 
-def interval(estimate: Estimate) -> Interval:
-    """The record of an estimate."""
-    return Interval(
-        n=estimate.n,
-        value=estimate.value,
-        stderr=estimate.stderr,
-        low=estimate.low,
-        high=estimate.high,
-    )
-
-
-def ratio(numerators: tuple[float, ...], denominators: tuple[float, ...]) -> Interval | None:
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval | None:
     """Ratio of sums with its interval over the samples that have a denominator, if any has."""
     pairs = [(a, b) for a, b in zip(numerators, denominators, strict=True) if b > 0]
     if not pairs:
         return None
-    return interval(paired_ratio([a for a, _ in pairs], [b for _, b in pairs]))
+    made = paired_ratio([a for a, _ in pairs], [b for _, b in pairs])
+    return Interval(n=made.n, value=made.value, stderr=made.stderr, low=made.low, high=made.high)
 
 
 def kl_of(reading: Reading, baseline: Reading) -> Interval | None:
-    """KL divergence in nats per text token."""
+    """KL divergence in nats per text token; ``None`` where it was not measured, or has no token."""
+    if "kl" not in reading.values:
+        return None
     return ratio(reading.values["kl"], baseline.values["text_tokens"])
 
 
 def nll_of(reading: Reading, baseline: Reading) -> Interval | None:
-    """Change of the loss in nats per target token."""
+    """Change of the loss in nats per target token; ``None`` as in :func:`kl_of`."""
+    if "nll_change" not in reading.values:
+        return None
     return ratio(reading.values["nll_change"], baseline.values["targets"])
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "report"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 import report_runs as runs
 
 from quantspectrum.cli import main
 from quantspectrum.report import compare_run
-from quantspectrum.tracking import figures_of
+from quantspectrum.run.tracking import figures_of
 
 needs_mlflow = pytest.mark.skipif(
     importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed"

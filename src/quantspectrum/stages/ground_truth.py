@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantspectrum.agreement.truth import (
@@ -19,20 +19,18 @@ from quantspectrum.artifacts import (
     write_artifact,
     write_text,
 )
-from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.splits import identity
 from quantspectrum.errors import UserError
-from quantspectrum.formats import Format, preset
+from quantspectrum.formats import preset
 from quantspectrum.models.loading import Loaded, check_unquantized
-from quantspectrum.models.ops import OpTable, list_ops
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.report.markdown import document_markdown
 from quantspectrum.report.truth import truth_document
 from quantspectrum.sensitivity.calibration import observe_op_ranges
 from quantspectrum.sensitivity.request import TELLS_TOKENS
-from quantspectrum.simulation import OpPlan
-from quantspectrum.spectrum.meter import Meter
-from quantspectrum.stages import DataRequest, OpsRequest
+from quantspectrum.spectrum.meter import plans_in
+from quantspectrum.stages.held_out import check_held_out, meter_on
+from quantspectrum.stages.requests import DataRequest, OpsRequest, Progress
 
 __all__ = ["truth"]
 
@@ -46,7 +44,7 @@ def truth(
     ops: OpsRequest,
     format_name: str | None = None,
     shares: Sequence[float] = DEFAULT_SHARES,
-    progress: Callable[[int], Callable[[], None]],
+    progress: Progress,
 ) -> Truth:
     """Measure every group alone and every lens's order on the evaluation split; write the record.
 
@@ -61,8 +59,8 @@ def truth(
         progress: Given the number of steps, returns what is called after each.
 
     Raises:
-        UserError: A report is of another model or was made on held-out samples, or the model tells
-            no tokens.
+        UserError: A report is of another model or was made on other samples of the same data, or
+            the model tells no tokens.
     """
     watch = Stopwatch(loaded.device)
     check_unquantized(loaded)
@@ -75,22 +73,16 @@ def truth(
         if report.provenance.model.weights_fingerprint != loaded.identity.weights_fingerprint:
             raise UserError(f"{path} is of other weights than {loaded.identity.id}'s")
     splits = data.splits(loaded.takes_images)
-    selection = identity(splits.selection, splits.source, "selection")
+    # A lens that saw no data saw none that was to be held out.
+    held_out = [check_held_out(report, splits) for report in reports if report.provenance.data]
     fmt = preset(format_name) if format_name is not None else reports[0].format
-    table = list_ops(
-        loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
-    )
+    table = ops.table(loaded)
     groups = groups_of(table.candidates, loaded.storage_dtype.itemsize)
-    calibration = encode_for(
-        loaded, splits.calibration, batch_size=data.batch_size, max_length=data.max_length
-    )
-    meter = Meter(
-        loaded=loaded,
-        plans={fmt.name: _plans(loaded, table, fmt, calibration)},
-        batches=encode_for(
-            loaded, splits.evaluation, batch_size=data.batch_size, max_length=data.max_length
-        ),
-    )
+    names = [op.name for op in table.candidates]
+    calibration = data.encode(loaded, splits.calibration)
+    ranges = observe_op_ranges(loaded.model, names, calibration, loaded.device, fmt)
+    plans = {fmt.name: plans_in(loaded, names, fmt, ranges)}
+    meter = meter_on(loaded, plans, splits.evaluation, data)
     orders = orders_of(reports, groups)
     profiles = len(groups) + (len(orders) + 2 + RANDOM_ORDERS) * len(shares) + 1
     with meter.simulating():
@@ -113,7 +105,7 @@ def truth(
             ),
             seed=data.seed,
         ),
-        held_out=all(selection in r.provenance.data for r in reports if r.provenance.data),
+        held_out=all(held_out),
         samples=len(meter.samples),
         shares=tuple(shares),
         groups=measured.groups,
@@ -124,25 +116,3 @@ def truth(
     write_artifact(out, made)
     write_text(out.with_suffix(".md"), document_markdown(truth_document(made)))
     return made
-
-
-def _plans(
-    loaded: Loaded, table: OpTable, fmt: Format, calibration: Sequence[Batch]
-) -> dict[str, OpPlan]:
-    names = [op.name for op in table.candidates]
-    ranges = observe_op_ranges(loaded.model, names, calibration, loaded.device, fmt)
-    plans = {
-        name: OpPlan(
-            format=fmt,
-            input_range=ranges.inputs.get(name),
-            output_range=ranges.outputs.get(name),
-            scale_dtype=loaded.storage_dtype,
-        )
-        for name in names
-    }
-    for name, plan in plans.items():
-        try:
-            plan.check(name)
-        except ValueError as error:
-            raise UserError(f"{error}; give more --calibration samples") from None
-    return plans

@@ -1,15 +1,13 @@
-"""The sensitivity stage for lenses that are not native: same model, samples and candidates for all."""
+"""The stage ``sensitivity`` with other lenses: same model, samples and candidates for all."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from quantspectrum.artifacts import SensitivityReport, write_artifact, write_text
-from quantspectrum.data.encode import encode_for
 from quantspectrum.data.splits import identity
 from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
@@ -17,14 +15,9 @@ from quantspectrum.lenses import lens_named
 from quantspectrum.lenses.request import LensRequest
 from quantspectrum.lenses.scoring import score_with
 from quantspectrum.models.loading import Loaded
-from quantspectrum.models.ops import list_ops
 from quantspectrum.report import sensitivity_markdown
 from quantspectrum.sensitivity.scan import Base
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from quantspectrum.stages import DataRequest, OpsRequest
+from quantspectrum.stages.requests import DataRequest, OpsRequest, Progress
 
 __all__ = ["lens_paths", "lens_sensitivity", "parse_lens_options"]
 
@@ -72,7 +65,7 @@ def lens_sensitivity(
     time_budget: float | None = None,
     confidence_batches: int | None = None,
     options: Mapping[str, str] | None = None,
-    progress: Callable[[int], Callable[[], None]],
+    progress: Progress,
 ) -> SensitivityReport:
     """Score every op with one lens; write the report (JSON) and the same as Markdown beside it.
 
@@ -96,8 +89,7 @@ def lens_sensitivity(
     known = lens_named(lens)
     splits = data.splits(loaded.takes_images)
     calibration, selection = (
-        encode_for(loaded, part, batch_size=data.batch_size, max_length=data.max_length)
-        for part in (splits.calibration, splits.selection)
+        data.encode(loaded, part) for part in (splits.calibration, splits.selection)
     )
     with _work_directory(out) as directory:
         request = LensRequest(
@@ -116,9 +108,7 @@ def lens_sensitivity(
             options=options or {},
             progress=_steps(progress),
         )
-        table = list_ops(
-            loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
-        )
+        table = ops.table(loaded)
         report = score_with(lens, loaded, table, request)
     write_artifact(out, report)
     write_text(out.with_suffix(".md"), sensitivity_markdown(report))
@@ -138,7 +128,7 @@ def _work_directory(out: Path) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _steps(progress: Callable[[int], Callable[[], None]]) -> Callable[[int, int], None]:
+def _steps(progress: Progress) -> Callable[[int, int], None]:
     """From telling how far it is to one call a step."""
     state: dict[str, Callable[[], None]] = {}
     done_so_far = [0]

@@ -18,11 +18,16 @@ from quantspectrum.errors import UserError
 from quantspectrum.lenses import LENSES, lens_named
 from quantspectrum.lenses.imported import match_names
 from quantspectrum.lenses.request import LensRequest, LensScores
-from quantspectrum.lenses.stage import lens_paths, lens_sensitivity, parse_lens_options
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.models.ops import OpTable, list_ops
 from quantspectrum.sensitivity.calibration import observe_ranges
-from quantspectrum.stages import DataRequest, OpsRequest
+from quantspectrum.stages import (
+    DataRequest,
+    OpsRequest,
+    lens_paths,
+    lens_sensitivity,
+    parse_lens_options,
+)
 
 SMALL = {"data": ("demo",), "calibration": 4, "samples": 4, "eval_samples": 1, "batch_size": 4}
 LANGUAGE = "*.language_model.*"
@@ -106,10 +111,8 @@ class Planted:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, lens: Planted) -> None:
-    for place in ("scoring", "stage"):
-        monkeypatch.setattr(
-            f"quantspectrum.lenses.{place}.lens_named", {"planted": lens}.__getitem__
-        )
+    for place in ("lenses.scoring", "stages.lenses"):
+        monkeypatch.setattr(f"quantspectrum.{place}.lens_named", {"planted": lens}.__getitem__)
 
 
 def test_an_op_that_was_passed_over_is_listed(

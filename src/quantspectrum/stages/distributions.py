@@ -1,4 +1,4 @@
-"""The stage that writes the histograms of a run's ops."""
+"""The stage ``histograms``: from a model and calibration samples to the shapes of its ops' numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from pathlib import Path
 
 from quantspectrum.artifacts import write_artifact
 from quantspectrum.artifacts.histograms import Histograms
-from quantspectrum.data.encode import encode_for
 from quantspectrum.data.splits import identity
 from quantspectrum.models.loading import Loaded
-from quantspectrum.models.ops import list_ops
 from quantspectrum.provenance import Stopwatch
 from quantspectrum.sensitivity.histograms import op_histograms
-from quantspectrum.stages import DataRequest, OpsRequest
+from quantspectrum.stages.requests import DataRequest, OpsRequest
 
 __all__ = ["SAMPLES", "histograms", "histograms_path"]
 
@@ -35,16 +33,12 @@ def histograms(loaded: Loaded, out: Path, *, data: DataRequest, ops: OpsRequest)
         ops: Which ops are candidates.
     """
     watch = Stopwatch(loaded.device)
-    table = list_ops(
-        loaded.model, loaded.layout, include=ops.include, exclude=ops.exclude, types=ops.type
-    )
+    table = ops.table(loaded)
     splits = data.splits(loaded.takes_images)
     # Evenly spaced, so that every kind of sample is among them.
     step = max(1, len(splits.calibration) // SAMPLES)
     samples = splits.calibration[::step][:SAMPLES]
-    batches = encode_for(
-        loaded, samples, batch_size=min(data.batch_size, SAMPLES), max_length=data.max_length
-    )
+    batches = data.encode(loaded, samples, batch_size=min(data.batch_size, SAMPLES))
     names = [op.name for op in table.candidates]
     found = op_histograms(loaded.model, names, batches, loaded.device)
     record = Histograms(

@@ -10,10 +10,7 @@ from quantspectrum.errors import UserError
 if TYPE_CHECKING:
     from quantspectrum.report import Comparison
 
-__all__ = ["TRACKERS", "check_tracker", "figures_of", "track"]
-
-TRACKERS = ("mlflow",)
-"""What can be told of a run."""
+__all__ = ["check_tracker", "figures_of", "track"]
 
 EXPERIMENT = "quantspectrum"
 
