@@ -34,3 +34,21 @@ def test_another_result_makes_another_page(tables: ModuleType, tmp_path: Path) -
     changed["parts"]["sqnr"]["seconds"] = 77.7
     (tmp_path / "scan_full_size.json").write_text(json.dumps(changed))
     assert "| 77.7 |" in tables.page(tmp_path)
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    results = ROOT / "bench" / "results"
+    found = json.loads((results / "scan_full_size.json").read_text())
+    parts = found["parts"]
+    mse = parts["mse_v2 isolate"]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        f"all 252 language ops scored with `mse_v2` in {mse['seconds']:.1f} s (peak "
+        f"{mse['peak_gib']:.1f} GiB, of which the model is {found['model_gib']:.1f}), with `kl` in "
+        f"{parts['kl isolate']['seconds']:.1f} s, with `visibility` in "
+        f"{parts['visibility']['seconds']:.1f} s; all 414 ops, vision too, on 16 photographs in "
+        f"{parts['images']['seconds']:.1f} s"
+    ) in text
+    evaluated = json.loads((results / "evaluate_full_size.json").read_text())
+    assert len(evaluated["variants"]) == 5
+    assert f"on 64 captions in {evaluated['variants_wall_s']:.0f} s" in text
