@@ -371,7 +371,7 @@ def test_a_loaders_arithmetic_multiplies_with_torchs_own_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Padding a product for the matrix units moves last digits, which a model of many blocks amplifies."""
-    from quantspectrum import simulation
+    from quantspectrum.simulation import context
 
     def padded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return nn.functional.linear(x, weight, bias) + 1
@@ -379,7 +379,7 @@ def test_a_loaders_arithmetic_multiplies_with_torchs_own_kernels(
     model = nn.Sequential(nn.Linear(6, 5))
     x = torch.randn(2, 6)
     plans = {"0": OpPlan(format=preset("w8a16"))}
-    monkeypatch.setattr(simulation, "linear", padded)
+    monkeypatch.setattr(context, "linear", padded)
     with Simulation(model, plans, lambda _plan: lambda x: x) as loader:
         loader.activate_all()
         as_loaded = model(x)
