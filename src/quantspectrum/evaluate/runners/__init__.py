@@ -14,7 +14,7 @@ from typing import Protocol, cast, get_args
 from quantspectrum.artifacts import RunnerName, RunnerRun
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.latency import LatencyPlan
-from quantspectrum.evaluate.runners import onnx_runtime
+from quantspectrum.evaluate.runners import onnx_runtime, torchao, vllm
 from quantspectrum.models.loading import Loaded, ModelSpec
 
 __all__ = ["RUNNERS", "Runner", "check_runners", "run_runners"]
@@ -34,6 +34,8 @@ class Runner(Protocol):
 
 RUNNERS: Mapping[RunnerName, Runner] = {
     "onnxruntime": cast(Runner, onnx_runtime),
+    "torchao": cast(Runner, torchao),
+    "vllm": cast(Runner, vllm),
 }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantspectrum.models.loading import ModelSpec
+from quantspectrum.artifacts import DecodeLatency
+from quantspectrum.models.loading import Loaded, ModelSpec
+from quantspectrum.provenance import environment
 
-__all__ = ["quantization_of"]
+__all__ = ["decode_latencies", "device_name_of", "quantization_of"]
 
 
 def quantization_of(spec: ModelSpec) -> Mapping[str, Any] | None:
@@ -21,3 +23,16 @@ def quantization_of(spec: ModelSpec) -> Mapping[str, Any] | None:
         "quantization_config"
     )
     return found
+
+
+def decode_latencies(found: Sequence[Mapping[str, Any]]) -> tuple[DecodeLatency, ...]:
+    """What a worker measured, as records; what else it tells of a point is left out."""
+    return tuple(
+        DecodeLatency(**{name: entry[name] for name in DecodeLatency.model_fields})
+        for entry in found
+    )
+
+
+def device_name_of(loaded: Loaded) -> str:
+    """The processor that the model is on, as it calls itself."""
+    return environment(loaded.device).device_name

@@ -7,15 +7,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from quantspectrum.artifacts import RunnerRun
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.latency import LatencyPlan, measure_latency
 from quantspectrum.evaluate.onnx_model import OnnxModel, is_onnx_variant, need_onnxruntime
-from quantspectrum.evaluate.runners.common import quantization_of
+from quantspectrum.evaluate.runners.common import device_name_of, quantization_of
 from quantspectrum.models.loading import Loaded, ModelSpec
-from quantspectrum.provenance import environment, peak_host_bytes
+from quantspectrum.provenance import peak_host_bytes
 
 __all__ = ["check", "measure"]
 
@@ -55,12 +53,11 @@ def measure(loaded: Loaded, plan: LatencyPlan, work: Path) -> RunnerRun:
     model = OnnxModel(own.config, model.path)
     load_s = time.perf_counter() - start
     timed = replace(own, model=model)
-    cpu = torch.device("cpu")
     return RunnerRun(
         runner="onnxruntime",
         versions={name: version(name) for name in ("onnxruntime", "torch")},
         device="cpu",
-        device_name=environment(cpu).device_name,
+        device_name=device_name_of(own),
         dtype="float32",
         weights=weights,
         kernels=model.products(),
