@@ -27,10 +27,12 @@ def model(directory: Path, family: str = "llama", **settings: Any) -> Loaded:
     return load_model(spec(directory))
 
 
-def int8_variant(base: Loaded, out: Path, fmt: str = "w8a8") -> list[str]:
-    """All ops but one, which nothing is fused with, as compressed-tensors writes them."""
+def int8_variant(
+    base: Loaded, out: Path, fmt: str = "w8a8", kept: str = "layers.0.mlp.down_proj"
+) -> list[str]:
+    """All ops but one, as compressed-tensors writes them."""
     every = [op.name for op in list_ops(base.model, base.layout).candidates]
-    names = [name for name in every if not name.endswith("layers.0.mlp.down_proj")]
+    names = [name for name in every if not name.endswith(kept)]
     plans = {
         name: OpPlan(format=preset(fmt), input_range=(-3.0, 2.5), scale_dtype=torch.float32)
         for name in names

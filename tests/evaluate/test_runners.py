@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pytest
 import runner_cases as cases
 import torch
 
+import models_tiny
 from quantspectrum.artifacts import RunnerRun
 from quantspectrum.backends.serving import serving_arithmetic
 from quantspectrum.cli import build_parser
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.latency import LatencyPlan
-from quantspectrum.evaluate.runners import RUNNERS, check_runners, run_runners
+from quantspectrum.evaluate.runners import RUNNERS, check_loaded, check_runners, run_runners
 from quantspectrum.evaluate.runners.torchao import int8_ops
 from quantspectrum.isolation import ENVIRONMENTS, find_environment
 from quantspectrum.models.loading import Loaded, load_model
@@ -72,7 +74,7 @@ def test_an_absent_environment_is_one_line_with_what_to_do(base: Loaded, name: s
 def test_an_absent_onnx_runtime_is_one_line_with_what_to_do(
     base: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'quantspectrum\[onnx\]'"):
         check_runners(["onnxruntime"], base.spec)
     with pytest.raises(UserError, match="the runners are onnxruntime, torchao, vllm"):
@@ -91,13 +93,33 @@ def test_what_a_runner_does_not_multiply_is_refused_before_anything_is_loaded(
     cases.int8_variant(base, tmp_path / "fp8", "fp8")
     with pytest.raises(UserError, match="quantized otherwise"):
         check_runners(["torchao"], cases.spec(tmp_path / "fp8"))
-    if find_environment("vllm") is None:
-        return
     graph = tmp_path / "graph"
     graph.mkdir()
     (graph / "model.onnx").touch()
-    with pytest.raises(UserError, match="is an ONNX graph"):
-        check_runners(["vllm"], cases.spec(graph))
+    for name in ("torchao", "vllm"):
+        with pytest.raises(UserError, match="is an ONNX graph"):
+            check_runners([name], cases.spec(graph))
+
+
+@pytest.mark.usefixtures("somewhere")
+def test_what_vllm_is_known_not_to_serve_is_refused(base: Loaded, tmp_path: Path) -> None:
+    """Of three ops that it fuses, one is kept."""
+    cases.int8_variant(base, tmp_path / "v", kept="layers.0.self_attn.q_proj")
+    with pytest.raises(UserError, match=r"vLLM will not serve .*check .* --for vllm"):
+        check_runners(["vllm"], cases.spec(tmp_path / "v"))
+
+
+def test_models_that_a_runner_cannot_take_are_refused_before_they_are_measured(
+    base: Loaded,
+) -> None:
+    pytest.importorskip("onnxruntime")
+    vl, masked = (models_tiny.loaded(make()) for make in (models_tiny.qwen2_5_vl, models_tiny.bert))
+    with pytest.raises(UserError, match="no models that see pictures"):
+        check_loaded(vl, ["onnxruntime"])
+    with pytest.raises(UserError, match="writes no text"):
+        check_loaded(masked, ["onnxruntime"])
+    check_loaded(masked, [])
+    check_loaded(base, ["onnxruntime"])
 
 
 def test_onnx_runtime_refuses_codes_of_another_kind(variant: tuple[Path, list[str]]) -> None:

@@ -27,7 +27,7 @@ from quantspectrum.evaluate.predictions import (
 )
 from quantspectrum.evaluate.request import EvaluationRequest
 from quantspectrum.evaluate.resources import measure_resources
-from quantspectrum.evaluate.runners import run_runners
+from quantspectrum.evaluate.runners import check_loaded, run_runners
 from quantspectrum.models.loading import Loaded
 from quantspectrum.provenance import Stopwatch
 
@@ -47,6 +47,7 @@ def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float)
             on other samples.
     """
     check_evaluable(loaded)
+    check_loaded(loaded, request.runners)
     watch = Stopwatch(loaded.device)
     manifest = manifest_of(Path(loaded.spec.model))
     with serving_arithmetic(loaded.model):

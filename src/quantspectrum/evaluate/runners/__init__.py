@@ -17,7 +17,7 @@ from quantspectrum.evaluate.latency import LatencyPlan
 from quantspectrum.evaluate.runners import onnx_runtime, torchao, vllm
 from quantspectrum.models.loading import Loaded, ModelSpec
 
-__all__ = ["RUNNERS", "Runner", "check_runners", "run_runners"]
+__all__ = ["RUNNERS", "Runner", "check_loaded", "check_runners", "run_runners"]
 
 
 class Runner(Protocol):
@@ -25,6 +25,10 @@ class Runner(Protocol):
 
     def check(self, spec: ModelSpec) -> None:
         """Refuse, with a :class:`UserError`, a model it cannot run, before anything is loaded."""
+        ...
+
+    def check_loaded(self, loaded: Loaded) -> None:
+        """Refuse it, likewise, before it is measured."""
         ...
 
     def measure(self, loaded: Loaded, plan: LatencyPlan, work: Path) -> RunnerRun:
@@ -52,8 +56,8 @@ def check_runners(names: Sequence[str], spec: ModelSpec) -> None:
         RUNNERS[cast(RunnerName, name)].check(spec)
 
 
-def run_runners(loaded: Loaded, names: Sequence[str], plan: LatencyPlan) -> tuple[RunnerRun, ...]:
-    """Time a model with each of the runners.
+def check_loaded(loaded: Loaded, names: Sequence[str]) -> None:
+    """Make sure of the same once the model is loaded, before anything is measured.
 
     Raises:
         UserError: See :func:`check_runners`; or the model writes no text.
@@ -61,6 +65,17 @@ def run_runners(loaded: Loaded, names: Sequence[str], plan: LatencyPlan) -> tupl
     if names and not loaded.generates:
         raise UserError(f"--runner times a decoder, and {loaded.spec.model} writes no text")
     check_runners(names, loaded.spec)
+    for name in names:
+        RUNNERS[cast(RunnerName, name)].check_loaded(loaded)
+
+
+def run_runners(loaded: Loaded, names: Sequence[str], plan: LatencyPlan) -> tuple[RunnerRun, ...]:
+    """Time a model with each of the runners.
+
+    Raises:
+        UserError: See :func:`check_loaded`.
+    """
+    check_loaded(loaded, names)
     found = []
     for name in dict.fromkeys(names):
         with tempfile.TemporaryDirectory() as work:

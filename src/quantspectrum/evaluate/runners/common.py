@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from quantspectrum.artifacts import DecodeLatency
+from quantspectrum.errors import UserError
+from quantspectrum.evaluate.onnx_model import is_onnx_variant
 from quantspectrum.models.loading import Loaded, ModelSpec
 from quantspectrum.provenance import environment
 
-__all__ = ["decode_latencies", "device_name_of", "quantization_of"]
+__all__ = ["decode_latencies", "device_name_of", "quantization_of", "refuse_graph"]
 
 
 def quantization_of(spec: ModelSpec) -> Mapping[str, Any] | None:
@@ -36,3 +38,16 @@ def decode_latencies(found: Sequence[Mapping[str, Any]]) -> tuple[DecodeLatency,
 def device_name_of(loaded: Loaded) -> str:
     """The processor that the model is on, as it calls itself."""
     return environment(loaded.device).device_name
+
+
+def refuse_graph(spec: ModelSpec, runner: str) -> None:
+    """Refuse an ONNX graph.
+
+    Raises:
+        UserError: It is one.
+    """
+    if is_onnx_variant(spec.model):
+        raise UserError(
+            f"--runner {runner} takes safetensors checkpoints, and {spec.model} is an ONNX graph; "
+            "--runner onnxruntime runs it"
+        )

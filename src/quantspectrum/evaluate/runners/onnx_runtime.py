@@ -15,7 +15,7 @@ from quantspectrum.evaluate.runners.common import device_name_of, quantization_o
 from quantspectrum.models.loading import Loaded, ModelSpec
 from quantspectrum.provenance import peak_host_bytes
 
-__all__ = ["check", "measure"]
+__all__ = ["check", "check_loaded", "measure"]
 
 
 def check(spec: ModelSpec) -> None:
@@ -29,6 +29,21 @@ def check(spec: ModelSpec) -> None:
         raise UserError(
             f"--runner onnxruntime runs ONNX graphs, and {spec.model} is a quantized checkpoint of "
             "another kind; write the profile with `quantspectrum quantize --backend onnx`"
+        )
+
+
+def check_loaded(loaded: Loaded) -> None:
+    """Refuse what cannot be exported.
+
+    Raises:
+        UserError: It is no graph, and sees pictures or is not in float32 on the CPU.
+    """
+    if isinstance(loaded.model, OnnxModel):
+        return
+    if loaded.takes_images or loaded.device.type != "cpu" or loaded.identity.dtype != "float32":
+        raise UserError(
+            "--runner onnxruntime exports text models from float32 on the CPU (--device cpu --dtype "
+            "float32), and no models that see pictures; leave it out for this one"
         )
 
 
@@ -71,11 +86,6 @@ def measure(loaded: Loaded, plan: LatencyPlan, work: Path) -> RunnerRun:
 def _exported(loaded: Loaded, work: Path) -> Loaded:
     from quantspectrum.backends import onnx_graph
 
-    if loaded.takes_images or loaded.device.type != "cpu" or loaded.identity.dtype != "float32":
-        raise UserError(
-            "--runner onnxruntime exports text models from float32 on the CPU: --device cpu "
-            "--dtype float32"
-        )
     path = work / "model.onnx"
     onnx_graph.export(loaded, path)
     return replace(loaded, model=OnnxModel(loaded.config, path))

@@ -19,12 +19,13 @@ from quantspectrum.evaluate.runners.common import (
     decode_latencies,
     device_name_of,
     quantization_of,
+    refuse_graph,
 )
 from quantspectrum.isolation import require_environment, run_worker
 from quantspectrum.isolation.inputs import model_request
 from quantspectrum.models.loading import Loaded, ModelSpec
 
-__all__ = ["check", "int8_ops", "measure"]
+__all__ = ["check", "check_loaded", "int8_ops", "measure"]
 
 ENVIRONMENT = "torchao"
 
@@ -36,6 +37,7 @@ def check(spec: ModelSpec) -> None:
         UserError: See above; or the environment is absent.
     """
     require_environment(ENVIRONMENT)
+    refuse_graph(spec, "torchao")
     config = quantization_of(spec)
     for scheme in _schemes(config, spec.model):
         weights, inputs = scheme.get("weights") or {}, scheme.get("input_activations") or {}
@@ -80,6 +82,10 @@ def int8_ops(directory: Path) -> list[str]:
                 elif leaf == "weight_scale":
                     scaled.add(op)
     return sorted(found & scaled)
+
+
+def check_loaded(loaded: Loaded) -> None:
+    """Nothing more is known once it is loaded."""
 
 
 def measure(loaded: Loaded, plan: LatencyPlan, work: Path) -> RunnerRun:

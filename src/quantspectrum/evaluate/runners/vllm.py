@@ -11,18 +11,18 @@ from pathlib import Path
 from quantspectrum.artifacts import RunnerRun
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.latency import LatencyPlan
-from quantspectrum.evaluate.onnx_model import is_onnx_variant
 from quantspectrum.evaluate.runners.common import (
     decode_latencies,
     device_name_of,
     quantization_of,
+    refuse_graph,
 )
 from quantspectrum.isolation import require_environment, run_worker
 from quantspectrum.isolation.inputs import model_request
 from quantspectrum.models.loading import Loaded, ModelSpec
 from quantspectrum.serving import check_checkpoint, read_checkpoint
 
-__all__ = ["check", "measure"]
+__all__ = ["check", "check_loaded", "measure"]
 
 ENVIRONMENT = "vllm"
 
@@ -34,11 +34,7 @@ def check(spec: ModelSpec) -> None:
         UserError: See above; or the environment is absent.
     """
     require_environment(ENVIRONMENT)
-    if is_onnx_variant(spec.model):
-        raise UserError(
-            f"--runner vllm serves safetensors checkpoints, and {spec.model} is an ONNX graph; "
-            "--runner onnxruntime runs it"
-        )
+    refuse_graph(spec, "vllm")
     if quantization_of(spec) is None:
         return
     verdict = check_checkpoint(read_checkpoint(Path(spec.model)), engine="vllm")
@@ -48,6 +44,10 @@ def check(spec: ModelSpec) -> None:
             f"--runner vllm: vLLM will not serve {spec.model}; `quantspectrum check {spec.model} "
             "--for vllm` says why"
         )
+
+
+def check_loaded(loaded: Loaded) -> None:
+    """Nothing more is known once it is loaded."""
 
 
 def measure(loaded: Loaded, plan: LatencyPlan, work: Path) -> RunnerRun:
