@@ -136,7 +136,8 @@ def losses(
     for batch in encode_for(loaded, samples, batch_size=batch_size):
         logits, ids = target_logits(loaded, batch)
         counts = batch.target[:, 1:].sum(1).tolist()
-        rows = zip(batch.sample_ids, logits.split(counts), ids.split(counts), strict=True)
+        parts = torch.split(logits, counts), torch.split(ids, counts)
+        rows = zip(batch.sample_ids, *parts, strict=True)
         for sample, scores, tokens in rows:
             kept = max(1, len(tokens) - ends)
             loss = cross_entropy(scores[:kept].float(), tokens[:kept])
