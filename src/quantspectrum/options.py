@@ -133,6 +133,12 @@ def measuring_options() -> argparse.ArgumentParser:
     )
     add("--benchmark-limit", type=positive, metavar="N", help="questions of each task at most")
     add("--benchmark-tasks", metavar="DIR", help="folder of task files of your own")
+    add(
+        "--runner",
+        action="append",
+        choices=["onnxruntime", "torchao", "vllm"],
+        help="time the model with this library's real kernels too; again for more",
+    )
     return group
 
 

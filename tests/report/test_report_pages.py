@@ -15,7 +15,15 @@ import pytest
 import report_runs as runs
 from report_pages import Page, markdown_page, parse
 
-from quantspectrum.artifacts import Coverage, Evaluation, StageState, read_artifact, write_artifact
+from quantspectrum.artifacts import (
+    Coverage,
+    DecodeLatency,
+    Evaluation,
+    RunnerRun,
+    StageState,
+    read_artifact,
+    write_artifact,
+)
 from quantspectrum.errors import UserError
 from quantspectrum.report import write_report
 from quantspectrum.report.inputs import read_run
@@ -219,6 +227,30 @@ def no_latency(run: Path) -> None:
         edit(path, resources=resources.model_copy(update={"latency": ()}))
 
 
+def with_runners(run: Path) -> None:
+    ran = RunnerRun(
+        runner="torchao",
+        versions={"torchao": "0.18.0"},
+        device="cuda",
+        device_name="a GPU",
+        dtype="bfloat16",
+        weights="the variant's own codes and scales, 9 ops",
+        kernels={"aten::_int_mm": 18},
+        latency=(
+            DecodeLatency(
+                batch_size=16,
+                prompt_tokens=77,
+                new_tokens=8,
+                repeats=3,
+                prefill_ms=12.34,
+                per_token_ms=1.234,
+            ),
+        ),
+        load_s=1.0,
+    )
+    edit(run / "evaluations" / "max.json", runners=(ran,))
+
+
 def same_everywhere(run: Path) -> None:
     for path in (run / "evaluations").glob("*.json"):
         base = read_artifact(run / "baseline" / "evaluation.json", Evaluation)
@@ -272,6 +304,13 @@ MISSING: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ("fewer than two samples", "unknown (one sample)", "one sample gives the loss increase no"),
     ),
     "no latency": (no_latency, ("No latency was measured.",)),
+    "real kernels": (
+        with_runners,
+        (
+            "torchao 0.18.0 (cuda, bfloat16): the variant's own codes and scales, 9 ops",
+            "aten::_int_mm",
+        ),
+    ),
     "a failed stage": (
         failed,
         (

@@ -25,7 +25,6 @@ from quantspectrum.artifacts.base import (
 from quantspectrum.artifacts.evaluation import (
     Accuracy,
     BenchmarkResult,
-    DecodeLatency,
     Evaluation,
     Kernel,
     Loss,
@@ -79,6 +78,11 @@ from quantspectrum.artifacts.quality import (
 from quantspectrum.artifacts.run import (
     RunRecord,
     StageState,
+)
+from quantspectrum.artifacts.runners import (
+    DecodeLatency,
+    RunnerName,
+    RunnerRun,
 )
 from quantspectrum.artifacts.sensitivity import (
     Coverage,
@@ -166,6 +170,8 @@ __all__ = [
     "Resources",
     "RivalReading",
     "RunRecord",
+    "RunnerName",
+    "RunnerRun",
     "SampleKind",
     "SampleLoss",
     "SensitivityReport",

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from quantspectrum.artifacts.base import Artifact, Provenance, Record
 from quantspectrum.artifacts.fidelity import Fidelity, Flips, NoiseFloor, PromptFidelity
+from quantspectrum.artifacts.runners import DecodeLatency, RunnerRun
 
 __all__ = [
     "Accuracy",
     "BenchmarkResult",
-    "DecodeLatency",
     "Evaluation",
     "Kernel",
     "Loss",
@@ -154,17 +154,6 @@ class PromptResult(Record):
     similarity: float | None = None
 
 
-class DecodeLatency(Record):
-    """Median times over repeats after a warm-up: prefill in ms, then ms per generated token."""
-
-    batch_size: int
-    prompt_tokens: int
-    new_tokens: int
-    repeats: int
-    prefill_ms: float
-    per_token_ms: float
-
-
 class Resources(Record):
     """What running a variant takes.
 
@@ -214,6 +203,7 @@ class Evaluation(Artifact):
         yes_no_flips: Their answers by logits, against the baseline's.
         prompt_fidelity: Answers to the prompts against the baseline's.
         benchmarks: Tasks of benchmark harnesses.
+        runners: The same model timed by libraries with real integer kernels.
         predictions: Name of the file beside this one that holds the tokens' predictions.
         phases_s: What the time went to, in seconds.
     """
@@ -236,6 +226,7 @@ class Evaluation(Artifact):
     yes_no_flips: Flips | None = None
     prompt_fidelity: PromptFidelity | None = None
     benchmarks: tuple[BenchmarkResult, ...] = ()
+    runners: tuple[RunnerRun, ...] = ()
     predictions: str | None = None
     phases_s: dict[str, float] | None = None
 

@@ -20,6 +20,7 @@ __all__ = [
     "data_request",
     "json_path",
     "load",
+    "load_evaluated",
     "measuring_request",
     "open_files",
     "ops_request",
@@ -79,6 +80,21 @@ def load(args: Args) -> Loaded:
     return load_model(spec)
 
 
+def load_evaluated(args: Args) -> Loaded:
+    """Load what is to be evaluated, an ONNX variant too, after a look at what it will be run by.
+
+    Raises:
+        UserError: It cannot be loaded, or a runner asked for is not here or does not run it.
+    """
+    from quantspectrum.evaluate.onnx_model import is_onnx_variant, load_onnx_variant
+    from quantspectrum.evaluate.runners import check_runners
+    from quantspectrum.models.loading import ModelSpec
+
+    spec = ModelSpec(**spec_fields(args))
+    check_runners(args.runner or (), spec)
+    return load_onnx_variant(spec) if is_onnx_variant(spec.model) else load(args)
+
+
 def open_files(args: Args) -> LazyModel:
     """Find the tensors of the model that the options name, without loading it."""
     from quantspectrum.models.lazy import open_model
@@ -127,6 +143,7 @@ def measuring_request(args: Args) -> MeasuringRequest:
         benchmarks=tuple(args.benchmark or ()),
         benchmark_limit=args.benchmark_limit,
         benchmark_tasks=args.benchmark_tasks,
+        runners=tuple(dict.fromkeys(args.runner or ())),
     )
 
 

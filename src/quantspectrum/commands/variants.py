@@ -12,6 +12,7 @@ from quantspectrum.commands.reading import (
     data_request,
     json_path,
     load,
+    load_evaluated,
     measuring_request,
     open_files,
     show,
@@ -73,7 +74,7 @@ def evaluate(args: Args) -> int:
     for spec in args.benchmark or ():
         check_benchmark(spec)
     start = time.perf_counter()
-    loaded = load(args)
+    loaded = load_evaluated(args)
     load_s = time.perf_counter() - start
     label = args.label or loaded.identity.id
     baseline = Path(args.baseline) if args.baseline is not None else None
@@ -116,6 +117,15 @@ def evaluation_lines(done: Evaluation) -> list[str]:
                 f"{name}: {flips.lost} right to wrong, {flips.won} wrong to right of "
                 f"{flips.compared} (McNemar p = {flips.p_value:.3g}), {flips.changed} changed"
             )
+    for run in done.runners:
+        for entry in run.latency:
+            lines.append(
+                f"{run.runner} ({run.device}, {run.dtype}), {entry.batch_size} × "
+                f"{entry.prompt_tokens} tokens: prefill {entry.prefill_ms:.3g} ms, "
+                f"{entry.per_token_ms:.3g} ms per token"
+            )
+        kernels = ", ".join(f"{calls} {name}" for name, calls in run.kernels.items())
+        lines.append(f"{run.runner} ran: {kernels}")
     for benchmark in done.benchmarks:
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in benchmark.metrics.items())
         lines.append(f"{benchmark.harness}:{benchmark.task}: {metrics}")

@@ -200,6 +200,11 @@ class SampleEncoder:
         turns = [turn("user", prompt, [{"type": "image"}] if image else [])]
         return turns if answer is None else [*turns, turn("assistant", answer, [])]
 
+    @property
+    def ends_turns(self) -> bool:
+        """Whether an answer's last target token is one that ends it."""
+        return self._end_of_turn is not None
+
     def _find_end_of_turn(self) -> int | None:
         """The token the chat template puts right after an answer, else the end of sequence."""
         text: str = self._processor.apply_chat_template(

@@ -103,7 +103,9 @@ def _told(
         return work()
     # What a harness raises for a missing task, data set or metric is up to each task's own code.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        # lmms-eval tries some steps again, and then tells of the trying alone.
+        told = error.__cause__ if type(error).__name__ == "RetryError" else None
+        reason = " ".join(str(told or error).split())[:300] or type(error).__name__
         raise UserError(f"{harness} cannot run {', '.join(tasks)}: {reason}") from error
 
 

@@ -27,6 +27,7 @@ from quantspectrum.evaluate.predictions import (
 )
 from quantspectrum.evaluate.request import EvaluationRequest
 from quantspectrum.evaluate.resources import measure_resources
+from quantspectrum.evaluate.runners import check_loaded, run_runners
 from quantspectrum.models.loading import Loaded
 from quantspectrum.provenance import Stopwatch
 
@@ -46,6 +47,7 @@ def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float)
             on other samples.
     """
     check_evaluable(loaded)
+    check_loaded(loaded, request.runners)
     watch = Stopwatch(loaded.device)
     manifest = manifest_of(Path(loaded.spec.model))
     with serving_arithmetic(loaded.model):
@@ -88,6 +90,8 @@ def _measure(
     with phases.of("resources"):
         plan = request.latency or _latency_plan(loaded)
         resources = measure_resources(loaded, load_s=load_s, plan=plan)
+    with phases.of("runners"):
+        runners = run_runners(loaded, request.runners, plan)
     with phases.of("benchmarks"):
         benchmarks = run_benchmarks(
             loaded,
@@ -109,6 +113,7 @@ def _measure(
         resources=resources,
         noise=noise,
         benchmarks=benchmarks,
+        runners=runners,
         predictions=request.keep.name if request.keep is not None else None,
         provenance=watch.provenance(loaded.identity, request.session.data, seed=request.seed),
         phases_s={"load": load_s, "prepare": request.prepare_s} | phases.seconds,

@@ -44,7 +44,8 @@ def measure_latency(
     """Median wall time of a prefill and of each token after it, on text of fixed length.
 
     Every repeat prefills ``prompt_tokens`` arbitrary tokens, then feeds the likeliest token back
-    ``new_tokens`` times with the cache. One repeat before them warms up and is not counted.
+    ``new_tokens`` times with the cache; a model that keeps none computes the whole text again for
+    each. One repeat before them warms up and is not counted.
     """
     vocabulary = loaded.config.get_text_config().vocab_size
     ids = torch.arange(batch_size * prompt_tokens, device=loaded.device) * 7919 % vocabulary
@@ -70,12 +71,14 @@ def _one_pass(loaded: Loaded, ids: torch.Tensor, new_tokens: int) -> tuple[float
     output, prefill_ms = _timed(loaded, lambda: loaded.model(input_ids=ids, use_cache=True))
 
     def decode() -> None:
-        state = output
+        state, text = output, ids
         for _ in range(new_tokens):
             token = state.logits[:, -1:].argmax(-1)
-            state = loaded.model(
-                input_ids=token, past_key_values=state.past_key_values, use_cache=True
-            )
+            if (cache := getattr(state, "past_key_values", None)) is None:
+                text = torch.cat([text, token], -1)
+                state = loaded.model(input_ids=text)
+            else:
+                state = loaded.model(input_ids=token, past_key_values=cache, use_cache=True)
 
     _, decode_ms = _timed(loaded, decode)
     return prefill_ms, decode_ms / new_tokens

@@ -23,7 +23,7 @@ from quantspectrum.evaluate.statistics import ratio_with_stderr
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.outputs import run_model
 
-__all__ = ["MeasuredLoss", "measure_loss"]
+__all__ = ["MeasuredLoss", "measure_loss", "target_logits"]
 
 _ROWS = 256
 """Tokens whose whole distributions are held in float32 at once."""
@@ -83,7 +83,7 @@ def measure_loss(
     found: dict[str, _Tokens] = {}
     count = sum(int(_scored(batch).sum()) for batch in batches)
     for batch in batches:
-        logits, ids = _target_logits(loaded, batch)
+        logits, ids = target_logits(loaded, batch)
         keep = count * logits.shape[-1] * logits.dtype.itemsize <= keep_bytes
         found.update(_measured(batch, logits, ids, baseline, keep))
     names = tuple(sorted(found))
@@ -107,7 +107,7 @@ def _scored(batch: Batch) -> Tensor:
     return batch.target[:, 1:] if batch.predicts == "next-token" else batch.target
 
 
-def _target_logits(loaded: Loaded, batch: Batch) -> tuple[Tensor, Tensor]:
+def target_logits(loaded: Loaded, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits ``(targets, vocabulary)`` that predict a batch's target tokens, and those tokens.
 
     Row by row: position *t* predicts token *t + 1*, or *t* itself in a masked language model.

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from quantspectrum.evaluate.onnx_model import OnnxModel
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.placement import is_placed
 
@@ -38,6 +39,8 @@ def why_not_dtype(loaded: Loaded, *, asked: bool) -> str | None:
         asked: The user wants it, however slow.
     """
     dtype = other_dtype(loaded)
+    if isinstance(loaded.model, OnnxModel):
+        return "ONNX Runtime computes the graph in its own type"
     if is_placed(loaded.model):
         return "its weights are spread over devices"
     if any(hasattr(module, "quantization_scheme") for module in loaded.model.modules()):

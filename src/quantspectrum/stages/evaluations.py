@@ -82,6 +82,7 @@ def evaluate(
         benchmarks=measuring.benchmarks,
         benchmark_limit=measuring.benchmark_limit,
         benchmark_tasks=measuring.benchmark_tasks,
+        runners=measuring.runners,
     )
     evaluation = evaluate_model(loaded, request, load_s=load_s)
     write_artifact(out, evaluation)

@@ -112,6 +112,7 @@ class MeasuringRequest(Record):
         benchmarks: Tasks of harnesses, ``lm-eval:NAME`` or ``lmms-eval:NAME``.
         benchmark_limit: Questions of each task at most.
         benchmark_tasks: Folder of task files of the user's own.
+        runners: Libraries that time the model too.
     """
 
     latency_batch_sizes: tuple[int, ...] = ()
@@ -120,6 +121,7 @@ class MeasuringRequest(Record):
     benchmarks: tuple[str, ...] = ()
     benchmark_limit: int | None = None
     benchmark_tasks: str | None = None
+    runners: tuple[str, ...] = ()
 
     def latency(self) -> LatencyPlan | None:
         """The plan that was asked for."""
