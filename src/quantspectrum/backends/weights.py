@@ -44,7 +44,7 @@ Scales: TypeAlias = Mapping[str, Tensor]
 
 _CPU = torch.device("cpu")
 
-_BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
+_BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**23}
 
 
 def row_blocks(
