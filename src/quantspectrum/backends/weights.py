@@ -1,7 +1,7 @@
 """Tensors of a model to be written, some rows at a time, and the quantized ones made of them.
 
-A block of rows is little enough to stay in a processor's cache while it is quantized, and to be
-taken from memory that was used before: of large tensors most of the time would go into new pages.
+A tensor of any size is read, quantized and handed on in blocks of its rows, so that what is made
+meanwhile stays small.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ Scales: TypeAlias = Mapping[str, Tensor]
 _CPU = torch.device("cpu")
 
 _BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**23}
+"""Of a block. A GPU takes more, for fewer kernels to launch."""
 
 
 def row_blocks(
