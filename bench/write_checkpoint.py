@@ -2,37 +2,50 @@
 
     python bench/write_checkpoint.py --out bench/results/write_checkpoint.json
     python bench/write_checkpoint.py --assets DIR --device cuda --work DIR --out FILE
+    python bench/write_checkpoint.py --assets DIR --ways stream --work DIR \\
+        --out bench/results/write_checkpoint_full_size.json
 
 Without `--assets` a random Qwen2 of mid size is drawn; with it, Qwen2.5-VL-3B at its true size from
 its public configuration (`DIR/models/qwen2.5-vl-3b-config`, and the files of
-`DIR/models/qwen2.5-vl-processor`). Weights are random: times, bytes and memory mean something, and
-losses do not. Every variant is verified as always. Beside them: how fast the same disk takes a file
-of random bytes, flushed and not.
+`DIR/models/qwen2.5-vl-processor`). Weights are random numbers, the same 16 million over and over:
+times, bytes and memory mean something, and losses do not. Every variant is verified as always.
+Beside them: how fast the same disk takes a file of random bytes, flushed and not. The result is
+saved after every variant.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2Config, Qwen2ForCausalLM
+from torch import Tensor
+from transformers import AutoConfig, Qwen2Config
 
 from quantspectrum.artifacts import Op, Profile, Spectrum, read_artifact, write_artifact
+from quantspectrum.backends.checkpoint import Entry, write_shards
 from quantspectrum.backends.quantize import quantize_profile
+from quantspectrum.backends.weights import row_blocks
 from quantspectrum.formats import PRESETS
-from quantspectrum.models.lazy import open_model
+from quantspectrum.models import adapter_for
+from quantspectrum.models.lazy import meta_model, open_model
 from quantspectrum.models.loading import ModelSpec, load_model
 from quantspectrum.models.ops import list_ops
+from quantspectrum.models.placement import tied_names
 from quantspectrum.provenance import environment
+
+WAYS = ["memory", "stream"]
 
 PROFILES = {
     "mild": (0.25, ("w8a8",)),
@@ -43,34 +56,53 @@ PROFILES = {
 }
 
 
-def build(assets: Path | None, device: str, out: Path) -> None:
-    """Draw random weights and save them as a checkpoint with a processor."""
+def build(assets: Path | None, out: Path) -> None:
+    """Write a checkpoint of random weights, shard by shard, with a processor."""
     torch.manual_seed(0)
+    out.mkdir(parents=True, exist_ok=True)
+    config: Any
     if assets is None:
         from quantspectrum.demo import model_dir
 
         config = Qwen2Config(
             hidden_size=1024, intermediate_size=4096, num_hidden_layers=16,
             num_attention_heads=16, num_key_value_heads=4, vocab_size=32000,
-            tie_word_embeddings=False,
+            tie_word_embeddings=False, architectures=["Qwen2ForCausalLM"],
         )  # fmt: skip
-        model: Any = Qwen2ForCausalLM(config).bfloat16()
         weights = ("config.json", "generation_config.json", "model.safetensors")
         processor = [f for f in model_dir().iterdir() if f.name not in weights]
     else:
         config = AutoConfig.from_pretrained(assets / "models/qwen2.5-vl-3b-config")
-        with torch.device(device):
-            model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
         processor = list((assets / "models/qwen2.5-vl-processor").iterdir())
-    model.save_pretrained(out, max_shard_size="2GB")
+    config.dtype = torch.bfloat16
     for file in processor:
         shutil.copy(file, out)
+    config.save_pretrained(out)
+    model = meta_model(config, adapter_for(config).task, torch.bfloat16)
+    drawn = torch.randn(2**24).mul_(0.02).bfloat16()
+    tied = tied_names(model)
+    entries = [
+        Entry(name=name, shape=tuple(t.shape), dtype=t.dtype, make=partial(parts, drawn, t))
+        for name, t in model.state_dict(keep_vars=True).items()
+        if tied[name] == name
+    ]
+    write_shards(out, entries, max_shard_bytes=2 * 10**9)
 
 
-def spectrum_for(directory: Path, device: str) -> Spectrum:
+def parts(drawn: Tensor, like: Tensor) -> Iterator[Tensor]:
+    """Rows of a tensor, from a random place on; norms are near 1."""
+    for rows in row_blocks(like.shape, torch.device("cpu")):
+        shape = torch.empty(like.shape, device="meta")[rows].shape
+        start = int(torch.randint(len(drawn) - math.prod(shape), ()))
+        values = drawn[start : start + math.prod(shape)].reshape(shape)
+        yield 1 + values if like.ndim == 1 else values
+
+
+def spectrum_for(directory: Path) -> Spectrum:
     """Profiles of the first so many groups of ops, whatever they are worth."""
-    loaded = load_model(ModelSpec(model=str(directory), device=device, dtype="bfloat16"))
-    ops = [Op(**vars(op)) for op in list_ops(loaded.model, loaded.layout).candidates]
+    source = open_model(ModelSpec(model=str(directory), device="cpu"))
+    layout = adapter_for(source.config).layout(source.model)
+    ops = [Op(**vars(op)) for op in list_ops(source.model, layout).candidates]
     groups = list(dict.fromkeys(op.group for op in ops))
     profiles = []
     for name, (share, formats) in PROFILES.items():
@@ -83,7 +115,7 @@ def spectrum_for(directory: Path, device: str) -> Spectrum:
         )
     names = {fmt for _, formats in PROFILES.values() for fmt in formats}
     return Spectrum(
-        model=loaded.identity, lens="none", base="isolate", report_sha256="",
+        model=source.identity, lens="none", base="isolate", report_sha256="",
         formats={name: PRESETS[name] for name in names}, candidates=ops, profiles=tuple(profiles),
     )  # fmt: skip
 
@@ -93,8 +125,8 @@ def status(field: str) -> int:
     return next(int(x.split()[1]) for x in text.splitlines() if x.startswith(field)) * 1024
 
 
-def write_all(how: str, model: Path, device: str, out: Path) -> dict[str, Any]:
-    """Write every profile in this process; times, bytes and the peak of host memory."""
+def write_all(how: str, model: Path, device: str, out: Path) -> Iterator[dict[str, Any]]:
+    """Write every profile in this process; times, bytes and the peak of host memory so far."""
     spec = ModelSpec(model=str(model), device=device, dtype="bfloat16")
     spectrum = read_artifact(out / "spectrum.json", Spectrum)
     start = time.perf_counter()
@@ -103,24 +135,26 @@ def write_all(how: str, model: Path, device: str, out: Path) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")
     base, variants = status("VmRSS"), {}
     for name in PROFILES:
-        begun = time.perf_counter()
+        begun, computed = time.perf_counter(), time.process_time()
         directory = out / f"{how}-{name}"
         manifest = quantize_profile(source, spectrum, name, directory, spectrum_sha256="")
         assert manifest.verification is not None
         variants[name] = {
             "seconds": time.perf_counter() - begun,
+            "cpu_seconds": time.process_time() - computed,
             "bytes": manifest.total_bytes,
             "verification": manifest.verification.model_dump(mode="json"),
         }
         shutil.rmtree(directory)
-    return {
-        "open_s": open_s,
-        "variants": variants,
-        "seconds": sum(v["seconds"] for v in variants.values()),
-        "host_bytes_before": base,
-        "host_bytes_peak": status("VmHWM"),
-        "peak_device_bytes": torch.cuda.max_memory_allocated() if device != "cpu" else None,
-    }
+        yield {
+            "open_s": open_s,
+            "variants": variants,
+            "seconds": sum(v["seconds"] for v in variants.values()),
+            "cpu_seconds": sum(v["cpu_seconds"] for v in variants.values()),
+            "host_bytes_before": base,
+            "host_bytes_peak": status("VmHWM"),
+            "peak_device_bytes": torch.cuda.max_memory_allocated() if device != "cpu" else None,
+        }
 
 
 def disk_speed(directory: Path, size: int = 2**30) -> dict[str, float]:
@@ -144,34 +178,39 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", choices=["memory", "stream"], help=argparse.SUPPRESS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp())
     model = work / "model"
     if args.only is not None:
-        args.out.write_text(json.dumps(write_all(args.only, model, args.device, work)))
+        for result in write_all(args.only, model, args.device, work):
+            args.out.write_text(json.dumps(result))
         return
     work.mkdir(parents=True, exist_ok=True)
-    build(args.assets, args.device, model)
-    write_artifact(work / "spectrum.json", spectrum_for(model, args.device))
+    start = time.perf_counter()
+    build(args.assets, model)
+    build_s = time.perf_counter() - start
+    write_artifact(work / "spectrum.json", spectrum_for(model))
     result: dict[str, Any] = {
         "bench": "write_checkpoint",
         "environment": environment(torch.device(args.device)).model_dump(mode="json"),
         "random_weights": True,
+        "build_s": build_s,
         "model": "qwen2.5-vl-3b" if args.assets else "qwen2, mid size",
         "model_bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
         "load_average_before": os.getloadavg()[0],
         "disk": disk_speed(work),
     }
-    for how in ("memory", "stream"):
+    for how in args.ways:
         # A process each, so that the peak of one is not that of the other.
         part = work / f"{how}.json"
         command = [sys.executable, __file__, "--only", how, "--device", args.device]
         subprocess.run([*command, "--work", str(work), "--out", str(part)], check=True)
         result[how] = json.loads(part.read_text())
         print(how, f"{result[how]['seconds']:.1f} s for {len(PROFILES)} variants", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     if args.work is None:
         shutil.rmtree(work)
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import models_tiny
 from quantspectrum.artifacts import Manifest, Op, Profile, Spectrum, read_artifact
-from quantspectrum.backends import compressed_tensors, quantize
+from quantspectrum.backends import compressed_tensors, quantize, weights
 from quantspectrum.backends.compressed_tensors import count_quantized, loader_input_quantizer
 from quantspectrum.backends.quantize import (
     MAX_RELATIVE_L2,
@@ -372,8 +372,8 @@ def test_a_disk_that_fills_up_leaves_nothing(
 def test_a_variant_with_other_codes_is_not_kept(
     tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = compressed_tensors.quantize
-    monkeypatch.setattr(compressed_tensors, "quantize", lambda *args: original(*args).flip(0))
+    original = weights.quantize
+    monkeypatch.setattr(weights, "quantize", lambda *args: original(*args).flip(0))
     message = refusal(tiny, tmp_path / "variant")
     assert "holds other values of model.layers.0.self_attn.q_proj.weight" in message
     assert "it was not kept" in message

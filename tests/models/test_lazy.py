@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 
 import models_tiny
 from quantspectrum.errors import UserError
-from quantspectrum.models.lazy import open_model, stored_tensors
+from quantspectrum.models.lazy import open_model
 from quantspectrum.models.loading import ModelSpec, load_model
 from quantspectrum.models.placement import named_tensors
+from quantspectrum.models.stored import stored_tensors
 
 FAMILIES = sorted(models_tiny.FAMILIES.keys() - {"qwen3 moe"})
 

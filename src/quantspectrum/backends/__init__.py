@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quantspectrum.backends import compressed_tensors
-from quantspectrum.backends.compressed_tensors import Scales, Source
+from quantspectrum.backends.weights import Scales, Source
 from quantspectrum.errors import UserError
 from quantspectrum.simulation import InputQuantizer, OpPlan
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor
 
 from quantspectrum.errors import UserError
+from quantspectrum.models.stored import CHUNK_BYTES, as_bytes
 
 __all__ = ["Entry", "staged_directory", "total_bytes", "write_shards"]
 
 MAX_SHARD_BYTES = 4 * 2**30
 
-AHEAD_BYTES = 2**28
+AHEAD_BYTES = 2**26
 """Bytes of tensors that may be made before the ones before them are on disk."""
 
 _NAMES = {
@@ -44,12 +46,31 @@ _NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A tensor of a checkpoint: its name, shape and type, and how to make it when its turn comes."""
+    """A tensor of a checkpoint, made when its turn comes.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        dtype: Its type.
+        make: Gives it whole, or some of its rows after others.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    make: Callable[[], Tensor]
+    make: Callable[[], Tensor | Iterator[Tensor]]
+
+    def parts(self) -> Iterator[Tensor]:
+        """Make it, a part at a time."""
+        made = self.make()
+        left = self.nbytes
+        for part in (made,) if isinstance(made, Tensor) else made:
+            assert part.shape[1:] == self.shape[1:], f"{self.name}: {part.shape}"
+            assert part.dtype == self.dtype, f"{self.name}: {part.dtype}"
+            left -= part.nbytes
+            assert left >= 0, f"{self.name}: more than {self.shape}"
+            yield part.detach()
+        assert left == 0, f"{self.name}: less than {self.shape}"
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +123,7 @@ def write_shards(
     """Write the tensors as ``model*.safetensors``, with an index when there are several shards.
 
     Each tensor is made when its turn comes and goes to disk by itself, while the next ones are
-    made: no more than a few are in memory, whatever the size of a shard.
+    made: no more than a few of them, or of their parts, are in memory, whatever the size of a shard.
 
     Raises:
         UserError: The disk is full.
@@ -135,17 +156,23 @@ def write_shards(
 
 
 def _write_file(path: Path, entries: Sequence[Entry]) -> None:
-    """Write a safetensors file (its README, "Format") one tensor after another."""
+    """Write a safetensors file (its README, "Format"), each tensor to its place as it is made."""
     # Larger types first, as safetensors itself does, so that every tensor is aligned.
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
+    header = _header(ordered)
+    sizes = [entry.nbytes for entry in ordered]
+    starts = dict(
+        zip((e.name for e in ordered), accumulate(sizes, initial=len(header)), strict=False)
+    )
     with path.open("wb", buffering=0) as file:
-        _write_all(file, _header(ordered))
+        _write_all(file, header)
         with _Writer(file) as writer:
-            for entry in ordered:
-                tensor = entry.make().detach()
-                assert tensor.shape == entry.shape, f"{entry.name}: {tensor.shape}"
-                assert tensor.dtype == entry.dtype, f"{entry.name}: {tensor.dtype}"
-                writer.put(tensor.cpu().contiguous())
+            # In the order they are given in: what is made of one tensor follows each other there.
+            for entry in entries:
+                start = starts[entry.name]
+                for part in entry.parts():
+                    writer.put(start, part)
+                    start += part.nbytes
 
 
 def _header(entries: Sequence[Entry]) -> bytes:
@@ -168,7 +195,7 @@ class _Writer:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._waiting: queue.Queue[Tensor | None] = queue.Queue()
+        self._waiting: queue.Queue[_Chunk | None] = queue.Queue()
         self._room = threading.Condition()
         self._bytes = 0
         self._error: BaseException | None = None
@@ -184,28 +211,57 @@ class _Writer:
         if self._error is not None and kind is None:
             raise self._error
 
-    def put(self, tensor: Tensor) -> None:
-        """Queue a tensor once there is room for it."""
+    def put(self, start: int, tensor: Tensor) -> None:
+        """Queue a tensor, to be written from there on, once there is room for it."""
+        content = as_bytes(tensor.contiguous())
+        if tensor.device.type == "cpu":
+            self._put(start, content)
+            return
+        for begin in range(0, len(content), CHUNK_BYTES):
+            self._put(start + begin, content[begin : begin + CHUNK_BYTES])
+
+    def _put(self, start: int, content: Tensor) -> None:
         with self._room:
             self._room.wait_for(
-                lambda: self._error or not self._bytes or self._bytes + tensor.nbytes <= AHEAD_BYTES
+                lambda: self._error or not self._bytes or self._bytes + len(content) <= AHEAD_BYTES
             )
             if self._error is not None:
                 raise self._error
-            self._bytes += tensor.nbytes
-        self._waiting.put(tensor)
+            self._bytes += len(content)
+        self._waiting.put(_Chunk.of(start, content))
 
     def _run(self) -> None:
-        while (tensor := self._waiting.get()) is not None:
+        while (chunk := self._waiting.get()) is not None:
             if self._error is None:
                 try:
-                    # As bytes: numpy has neither bfloat16 nor FP8.
-                    _write_all(self._file, tensor.reshape(-1).view(torch.uint8).numpy())
+                    if chunk.copied is not None:
+                        chunk.copied.synchronize()
+                    self._file.seek(chunk.start)
+                    _write_all(self._file, chunk.content.numpy())
                 except BaseException as error:  # noqa: BLE001 - raised where tensors are made
                     self._error = error
             with self._room:
-                self._bytes -= tensor.nbytes
+                self._bytes -= len(chunk.content)
                 self._room.notify_all()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Bytes on the CPU and where they go; those of a GPU are there once ``copied`` has happened."""
+
+    start: int
+    content: Tensor
+    copied: torch.cuda.Event | None
+
+    @staticmethod
+    def of(start: int, content: Tensor) -> _Chunk:
+        if content.device.type == "cpu":
+            return _Chunk(start, content, None)
+        buffer = torch.empty(len(content), dtype=torch.uint8, pin_memory=True)
+        buffer.copy_(content, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(content.device))
+        return _Chunk(start, buffer, copied)
 
 
 def _write_all(file: Any, content: Any) -> None:

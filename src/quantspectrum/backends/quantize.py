@@ -13,8 +13,8 @@ from torch import Tensor
 from quantspectrum.artifacts import Manifest, Spectrum, Treatment, Verification, write_artifact
 from quantspectrum.backends import Backend, backend_named
 from quantspectrum.backends.checkpoint import staged_directory
-from quantspectrum.backends.compressed_tensors import Scales, Source
 from quantspectrum.backends.verify import check_schemes, check_tensors, skeleton_of
+from quantspectrum.backends.weights import Scales, Source
 from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.probe import probe_samples
 from quantspectrum.data.sample import Sample
@@ -274,10 +274,10 @@ def _probe_samples(loaded: Loaded) -> list[Sample]:
 
 @torch.inference_mode()
 def _logits(loaded: Loaded, batch: Batch) -> Tensor:
-    return run_model(loaded.model, batch.to(loaded.device).inputs).float().cpu()
+    return run_model(loaded.model, batch.to(loaded.device).inputs)
 
 
 def relative_l2(found: Tensor, expected: Tensor) -> float:
     """``||found - expected|| / ||expected||`` over all elements, in float64."""
-    difference = (found.double() - expected.double()).norm()
-    return float(difference / expected.double().norm())
+    expected = expected.to(found.device, torch.float64)
+    return float((found.double() - expected).norm() / expected.norm())

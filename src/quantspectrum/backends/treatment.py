@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from quantspectrum.artifacts import DataIdentity, Spectrum, Treatment
-from quantspectrum.backends.compressed_tensors import codes_by_rows
 from quantspectrum.backends.quantize import Treated, plans_of, probe_logits, relative_l2
+from quantspectrum.backends.weights import codes_by_rows
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.isolation import run_worker

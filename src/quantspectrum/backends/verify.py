@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,20 +34,20 @@ from transformers import AutoConfig
 
 from quantspectrum.backends.checkpoint import Entry, total_bytes
 from quantspectrum.backends.compressed_tensors import (
-    Scales,
-    Source,
     count_quantized,
     entries,
-    read_tensor,
-    row_blocks,
+    quantized_weights,
 )
+from quantspectrum.backends.weights import QuantizedWeight, Scales, Source
 from quantspectrum.errors import UserError
-from quantspectrum.models.lazy import StoredTensor, map_names, meta_model, stored_tensors
+from quantspectrum.models.files import read_header
+from quantspectrum.models.lazy import map_names, meta_model
+from quantspectrum.models.stored import StoredTensor, as_bytes, stored_tensors
 from quantspectrum.quantization_config import input_args, storage_of, weight_args
-from quantspectrum.quantizer import fake_quantize, fake_quantize_weight
+from quantspectrum.quantizer import fake_quantize
 from quantspectrum.simulation import OpPlan
 
-__all__ = ["TensorFindings", "check_schemes", "check_tensors", "skeleton_of"]
+__all__ = ["TensorFindings", "check_schemes", "check_tensors", "equal_bits", "skeleton_of"]
 
 Stored = Mapping[str, StoredTensor]
 
@@ -71,17 +72,20 @@ def check_tensors(
             files hold another number of quantized weights, or 1 % more or fewer bytes.
     """
     due = entries(source, plans, scales)
-    size = _check_layout(directory, due, plans)
-    _check_values(directory, source, due, plans, scales)
+    found = stored_tensors(directory)
+    size = _check_layout(directory, found, due, plans)
+    _check_values(directory, found, source, due, quantized_weights(source, plans, scales))
     return TensorFindings(
         quantized_tensors=count_quantized(directory),
-        counts=_counts_by_format(directory, plans),
+        counts=_counts_by_format(found, plans),
         predicted_bytes=total_bytes(due),
         tensor_bytes=size,
     )
 
 
-def _check_layout(directory: Path, due: Sequence[Entry], plans: Mapping[str, OpPlan]) -> int:
+def _check_layout(
+    directory: Path, found: Stored, due: Sequence[Entry], plans: Mapping[str, OpPlan]
+) -> int:
     """Names, shapes and types; returns the tensors' bytes."""
     counted = count_quantized(directory)
     if counted != len(plans):
@@ -89,7 +93,6 @@ def _check_layout(directory: Path, due: Sequence[Entry], plans: Mapping[str, OpP
             f"{directory} holds {counted} quantized weights where {len(plans)} were planned; "
             "this is a fault of the backend: please report it"
         )
-    found = stored_tensors(directory)
     for entry in due:
         stored = found.get(entry.name)
         if stored is None:
@@ -110,13 +113,10 @@ def _check_layout(directory: Path, due: Sequence[Entry], plans: Mapping[str, OpP
 
 
 def _tensor_bytes(path: Path) -> int:
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    return path.stat().st_size - 8 - header
+    return path.stat().st_size - read_header(path)[1]
 
 
-def _counts_by_format(directory: Path, plans: Mapping[str, OpPlan]) -> dict[str, int]:
-    found = stored_tensors(directory)
+def _counts_by_format(found: Stored, plans: Mapping[str, OpPlan]) -> dict[str, int]:
     weights = ("weight_packed", "weight")
     return dict(
         Counter(
@@ -129,64 +129,81 @@ def _counts_by_format(directory: Path, plans: Mapping[str, OpPlan]) -> dict[str,
 
 def _check_values(
     directory: Path,
+    found: Stored,
     source: Source,
     due: Sequence[Entry],
-    plans: Mapping[str, OpPlan],
-    scales: Scales | None = None,
+    weights: Mapping[str, QuantizedWeight],
 ) -> None:
-    found = stored_tensors(directory)
-    weights = {f"{op}.{leaf}" for op in plans for leaf in ("weight", "weight_packed")}
-    for entry in due:
-        if entry.name in weights:
-            op = entry.name.rpartition(".")[0]
-            same = _same_weight(found, source, op, plans[op], (scales or {}).get(op))
-        else:
-            same = _same_bits(found[entry.name].read(), entry.make())
-        if not same:
-            raise _refusal(directory, f"holds other values of {entry.name} than were planned")
-
-
-def _same_bits(found: Tensor, expected: Tensor) -> bool:
-    found = found.to(expected.device).contiguous()
-    return torch.equal(_bytes(found), _bytes(expected.contiguous()))
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
-
-
-def _same_weight(
-    found: Stored, source: Source, op: str, plan: OpPlan, scale: Tensor | None
-) -> bool:
-    """Compare a part of the rows at a time, so that large weights take little memory."""
-    weight = read_tensor(source, f"{op}.weight")
-    state = {
-        leaf: found[f"{op}.{leaf}"].read().to(weight.device)
-        for leaf in ("weight", "weight_packed", "weight_scale")
-        if f"{op}.{leaf}" in found
+    """Read everything back and compare; quantized weights with their scales, all else as bytes."""
+    of_weights = {
+        f"{weight.op}.{leaf}": weight for weight in weights.values() for leaf in _WEIGHT_LEAVES
     }
-    # In float32: that is what loading in float32 does, and rounds to the same in other types.
-    state["weight_scale"] = state["weight_scale"].float()
-    plan = plan.for_weight(weight)
-    for rows in row_blocks(weight, plan.format.weight):
-        own = {leaf: value if value.ndim < 2 else value[rows] for leaf, value in state.items()}
-        part = weight[rows]
-        if "weight_packed" in own:
-            own["weight_shape"] = torch.tensor(part.shape)
-        compressor = BaseCompressor.get_value_from_registry(storage_of(plan.format))
-        made = compressor.decompress(own, _scheme(plan, weight.shape[1]))["weight"]
-        given = None if scale is None else scale[rows]
-        if not torch.equal(made.to(part.dtype), _simulated(part, plan, given)):
+
+    def same(entry: Entry) -> bool:
+        weight = of_weights.get(entry.name)
+        if weight is None:
+            return _same_bytes(found[entry.name], entry.parts())
+        # Its scales are compared with it.
+        return entry.name.endswith(".weight_scale") or _same_weight(found, weight)
+
+    with ThreadPoolExecutor(_THREADS["cuda" if source.device.type == "cuda" else "cpu"]) as pool:
+        try:
+            for entry, is_same in zip(due, pool.map(same, due), strict=True):
+                if not is_same:
+                    raise _refusal(
+                        directory, f"holds other values of {entry.name} than were planned"
+                    )
+        finally:
+            # After a difference, or Ctrl-C, the rest need not be read.
+            pool.shutdown(cancel_futures=True)
+
+
+_WEIGHT_LEAVES = ("weight", "weight_packed", "weight_scale")
+
+_THREADS = {"cpu": 1, "cuda": 4}
+"""On a GPU reading files is what takes the time; on a CPU torch uses all of it already."""
+
+
+def _same_bytes(stored: StoredTensor, expected: Iterator[Tensor]) -> bool:
+    start = 0
+    for part in expected:
+        rows = slice(start, start + part.shape[0]) if part.ndim else slice(None)
+        if not equal_bits(stored.read(rows, part.device), part):
             return False
+        start = rows.stop
     return True
 
 
-def _simulated(weight: Tensor, plan: OpPlan, scale: Tensor | None) -> Tensor:
-    scheme = plan.format.weight
-    if scale is None:
-        return fake_quantize_weight(weight, scheme, plan.scale_dtype)
-    scale = scale.to(weight.device)
-    return fake_quantize(weight, scale, torch.zeros_like(scale), scheme)
+def equal_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of a shape and type have the same bits, not a number or not."""
+    one, other = as_bytes(one.contiguous()), as_bytes(other.contiguous())
+    if len(one) % 8 == 0 and not (one.storage_offset() | other.storage_offset()) % 8:
+        # Comparing integers is what torch is fast at.
+        one, other = one.view(torch.int64), other.view(torch.int64)
+    return torch.equal(one, other)
+
+
+def _same_weight(found: Stored, weight: QuantizedWeight) -> bool:
+    """Compare what compressed-tensors makes of codes and scales, and the scales themselves."""
+    op, plan, scheme = weight.op, weight.plan, weight.scheme
+    compressor = BaseCompressor.get_value_from_registry(storage_of(plan.format))
+    leaves = [leaf for leaf in _WEIGHT_LEAVES if f"{op}.{leaf}" in found]
+    for rows, values, scale, zero_point in weight.blocks():
+        own = {
+            # Of a weight with one scale there is one block, of all rows.
+            leaf: found[f"{op}.{leaf}"].read(rows, values.device)
+            for leaf in leaves
+        }
+        if not equal_bits(own["weight_scale"], weight.scale_on_disk(scale)):
+            return False
+        # In float32: that is what loading in float32 does, and rounds to the same in other types.
+        own["weight_scale"] = own["weight_scale"].float()
+        if "weight_packed" in own:
+            own["weight_shape"] = torch.tensor(values.shape)
+        made = compressor.decompress(own, _scheme(plan, values.shape[1]))["weight"]
+        if not torch.equal(made.to(values.dtype), fake_quantize(values, scale, zero_point, scheme)):
+            return False
+    return True
 
 
 def _scheme(plan: OpPlan, in_features: int) -> QuantizationScheme:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from quantspectrum.errors import UserError
 
-__all__ = ["check_directory", "check_safetensors"]
+__all__ = ["check_directory", "check_safetensors", "read_header"]
 
 
 def check_directory(model: str, gguf_file: str | None) -> None:
@@ -57,14 +58,25 @@ def check_safetensors(path: Path) -> None:
     """
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            if header_size > min(size, 100_000_000):
-                raise ValueError("header longer than the file")
-            header = json.loads(file.read(header_size))
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        expected = 8 + header_size + max(ends, default=0)
+        fields, data = read_header(path)
+        expected = data + max((entry["data_offsets"][1] for entry in fields.values()), default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a safetensors file ({error}); fetch it again") from None
     if size != expected:
         raise UserError(f"{path} has {size} bytes where {expected} are due; fetch it again")
+
+
+def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """What a safetensors file says of each of its tensors, and where their bytes begin.
+
+    Raises:
+        ValueError: The header is longer than the file, or no JSON.
+        struct.error: The file is shorter than the length of a header.
+    """
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        if size > min(path.stat().st_size, 100_000_000):
+            raise ValueError("header longer than the file")
+        fields = json.loads(file.read(size))
+    fields.pop("__metadata__", None)
+    return fields, 8 + size

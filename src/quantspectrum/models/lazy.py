@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -34,29 +33,11 @@ from quantspectrum.models.loading import (
     model_id,
 )
 from quantspectrum.models.placement import tied_names
+from quantspectrum.models.stored import StoredTensor, stored_tensors
 from quantspectrum.models.tasks import Task, model_class
 from quantspectrum.provenance import describe_parameters
 
-__all__ = ["LazyModel", "StoredTensor", "map_names", "meta_model", "open_model", "stored_tensors"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredTensor:
-    """A tensor of a file: where it lies, and its shape and type, without its values."""
-
-    file: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    def read(self) -> Tensor:
-        """Its values, on the CPU.
-
-        The file is opened for this tensor alone: an open one keeps every page that was touched.
-        """
-        with safe_open(self.file, framework="pt") as file:
-            # A copy: the tensor itself is a view of the mapped file.
-            return cast("Tensor", file.get_tensor(self.key)).clone()
+__all__ = ["LazyModel", "map_names", "meta_model", "open_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,38 +125,6 @@ def meta_model(
     return made
 
 
-def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the safetensors files of a directory, by its name there."""
-    found: dict[str, StoredTensor] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - it is no dict
-                part = file.get_slice(key)
-                found[key] = StoredTensor(
-                    file=path,
-                    key=key,
-                    shape=tuple(part.get_shape()),
-                    dtype=_DTYPES[part.get_dtype()],
-                )
-    return found
-
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
 def map_names(model: nn.Module, stored: Iterable[str]) -> dict[str, str]:
     """Name in a file to the name transformers loads it under.
 
@@ -236,7 +185,8 @@ def _parameters(
 
 
 def _as(tensor: StoredTensor, dtype: torch.dtype) -> Tensor:
-    values = tensor.read()
+    # Only a few values of each are looked at.
+    values = tensor.mapped()
     return values.to(dtype) if values.is_floating_point() else values
 
 
