@@ -1,22 +1,27 @@
-"""Figures of what was measured without a checkpoint: additivity, and the ground truth."""
+"""Figures of what was measured without a checkpoint: rivals, additivity, and the ground truth."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from quantspectrum.artifacts import Additivity, Interval, Truth
+from quantspectrum.artifacts import Additivity, Guard, GuardedProfile, Interval, Truth
 from quantspectrum.report.quality import UNITS
 from quantspectrum.report.theme import (
+    ACCENT,
     COMPONENTS,
+    LONGEST,
+    MUTED,
     NAMED,
     Figure,
     axis,
     error_bars,
     figure,
     label,
+    log_axis,
 )
 
-__all__ = ["additivity_figure", "truth_figure"]
+__all__ = ["additivity_figure", "guard_figure", "truth_figure"]
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
@@ -34,6 +39,62 @@ def additivity_figure(additivity: Additivity) -> Figure | None:
         _line("measured", groups, [m.value for m in measured], 1) | {"error_y": _errors(measured)},
     ]
     return _logarithmic(data, "Groups quantized, least sensitive first", UNITS[additivity.metric])
+
+
+def guard_figure(guard: Guard) -> Figure | None:
+    """Damage of each profile beside that of its rivals, on a logarithmic axis; a row a profile."""
+    asked = [profile for profile in guard.profiles if profile.rivals]
+    rows = [(y, _damages(profile)) for y, profile in enumerate(asked)]
+    positive = [v for _, found in rows for kind in found.values() for v in kind if v > 0]
+    if not positive:
+        return None
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": [v if v > 0 else None for _, found in rows for v in found.get(kind, ())],
+            "y": [y for y, found in rows for _ in found.get(kind, ())],
+            "marker": {"size": size, "symbol": symbol, "color": color, "line": {"width": 1.5}},
+            "hovertemplate": "%{x:.3g}",
+        }
+        for kind, name, size, symbol, color in _CHOICES
+        if any(kind in found for _, found in rows)
+    ]
+    low, high = math.log10(min(positive)), math.log10(max(positive))
+    room = 0.06 * (high - low) + 0.05
+    layout = NAMED | {"height": 150 + 46 * len(asked)}
+    return figure(
+        data,
+        **layout,
+        xaxis=log_axis(
+            f"{UNITS[guard.quantity]}: less is better", high - low, range=[low - room, high + room]
+        ),
+        yaxis=axis(
+            "",
+            tickvals=[y for y, _ in rows],
+            ticktext=[label(profile.name, LONGEST) for profile in asked],
+            range=[len(asked) - 0.5, -0.5],
+        ),
+    )
+
+
+_CHOICES = (
+    ("uniform", "spread evenly", 10, "square-open", MUTED),
+    ("random", "random", 10, "circle-open", MUTED),
+    ("inverted", "most sensitive first", 11, "triangle-up-open", MUTED),
+    ("profile", "the profile", 13, "diamond", ACCENT),
+)
+"""Kinds of choice, least worth a look first, as later marks lie on earlier ones."""
+
+
+def _damages(profile: GuardedProfile) -> dict[str, list[float]]:
+    """Damages of a profile and of its rivals by their kind."""
+    found = {"profile": [profile.damage.value]}
+    for rival in profile.rivals:
+        more = rival.more_damage.value
+        found.setdefault(rival.kind, []).append(profile.damage.value + more)
+    return found
 
 
 def truth_figure(truth: Truth) -> Figure | None:
@@ -78,9 +139,10 @@ def _errors(found: list[Interval]) -> dict[str, Any]:
 
 
 def _logarithmic(data: list[dict[str, Any]], across: str, up: str) -> Figure:
+    drawn = [value for line in data for value in line["y"] if value is not None]
     return figure(
         data,
         **NAMED,
         xaxis=axis(across, rangemode="tozero"),
-        yaxis=axis(up, type="log", exponentformat="power"),
+        yaxis=log_axis(up, math.log10(max(drawn) / min(drawn))),
     )

@@ -25,6 +25,7 @@ from quantspectrum.report.theme import (
     axis,
     figure,
     label,
+    log_axis,
 )
 from quantspectrum.report.ties import ties_of
 
@@ -52,13 +53,11 @@ def ranking_figure(report: SensitivityReport) -> Figure | None:
         [_bars(report, shown, floor, components)],
         height=90 + 20 * len(shown),
         bargap=0.42,
-        xaxis=axis(
+        xaxis=log_axis(
             # Two lines, as the plot of a phone is narrow.
             "<br>".join(filter(None, ("Score (logarithmic)", quantity_of(report.lens).unit))),
-            type="log",
+            math.log10(top / floor),
             range=[math.log10(floor), math.log10(top) + 0.05],
-            exponentformat="power",
-            dtick=1 if top / floor > 100 else "D2",
         ),
         yaxis=axis(
             "",

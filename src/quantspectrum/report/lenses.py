@@ -110,8 +110,6 @@ def matrix_figure(matrix: Matrix) -> Figure:
                 "zmax": 1,
                 # Cividis is read alike with and without colour vision.
                 "colorscale": "Cividis",
-                "text": [[ABSENT if v is None else correlation(v) for v in row] for row in values],
-                "texttemplate": "%{text}",
                 "hoverinfo": "skip",
                 "xgap": 2,
                 "ygap": 2,
@@ -119,9 +117,24 @@ def matrix_figure(matrix: Matrix) -> Figure:
             }
         ],
         height=170 + 42 * len(short),
+        annotations=[
+            _square(x, y, value) for y, row in enumerate(values) for x, value in enumerate(row)
+        ],
         xaxis=axis("", tickvals=places, ticktext=short, showgrid=False, tickangle=-35),
         yaxis=axis("", tickvals=places, ticktext=short, showgrid=False, autorange="reversed"),
     )
+
+
+def _square(x: int, y: int, value: float | None) -> dict[str, Any]:
+    """A number in its square: the lower half of Cividis is dark, by day and by night."""
+    color = MUTED if value is None else "#ffffff" if value < 0 else "#000000"
+    return {
+        "x": x,
+        "y": y,
+        "text": ABSENT if value is None else correlation(value),
+        "showarrow": False,
+        "font": {"size": 13, "color": color},
+    }
 
 
 def _value(matrix: Matrix, a: str, b: str) -> float | None:

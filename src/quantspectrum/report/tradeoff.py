@@ -23,6 +23,7 @@ from quantspectrum.report.theme import (
     error_bars,
     figure,
     label,
+    log_axis,
 )
 
 __all__ = ["NAME_TAG", "shows_divergence", "tradeoff_figure"]
@@ -176,12 +177,11 @@ def _divergence_axis(points: list[_Point], noise: float | None) -> _Quality:
     bottom = max(math.floor(math.log10(min(positive))), -12)
     top = max(math.log10(max(positive)), bottom + 1)
     return _Quality(
-        axis=axis(
+        axis=log_axis(
             "KL from the baseline (nats per token)",
-            type="log",
-            range=[bottom - 0.2, top + 0.15 * (top - bottom) + 0.1],
-            exponentformat="power",
-            dtick=1 if top - bottom > 2 else "D2",
+            top - bottom,
+            # Room for a name above the highest point, and for the baseline's below the foot.
+            range=[bottom - 0.13 * (top - bottom), top + 0.15 * (top - bottom) + 0.1],
         ),
         floor=10.0**bottom,
     )
@@ -250,20 +250,15 @@ def _baseline_point(at: float, quality: _Quality) -> dict[str, Any]:
 
 
 def _baseline_name(at: float, quality: _Quality) -> dict[str, Any]:
-    """Name under the baseline's point, or beside it at the foot of a logarithmic axis.
-
-    The variants' names are above theirs.
-    """
-    foot = quality.logarithmic
+    """Name under the baseline's point; the variants' names are above theirs."""
     return {
         "x": at,
         "y": quality.text_at(0.0),
-        "text": f"{BASELINE}: 0" if foot else BASELINE,
+        "text": f"{BASELINE}: 0" if quality.logarithmic else BASELINE,
         "showarrow": False,
-        "xanchor": "right" if foot else "center",
-        "xshift": -10 if foot else 0,
-        "yanchor": "bottom" if foot else "top",
-        "yshift": 0 if foot else -6,
+        "xanchor": "center",
+        "yanchor": "top",
+        "yshift": -6,
         "font": {"size": 14, "color": MUTED},
     }
 
