@@ -20,8 +20,8 @@ from quantspectrum.artifacts import (
 )
 from quantspectrum.errors import UserError
 from quantspectrum.report import Comparison, compare_run, recommend, variants_text
-from quantspectrum.report.recommendation import grounds
 from quantspectrum.report.comparison import ComparisonRow
+from quantspectrum.report.recommendation import grounds
 
 
 def losses(*nlls: float, tokens: int = 10) -> list[SampleLoss]:

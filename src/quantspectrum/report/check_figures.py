@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from quantspectrum.artifacts import Additivity, Guard, GuardedProfile, Interval, Truth
+from quantspectrum.artifacts import Additivity, Guard, GuardedProfile, Interval, OrderTruth, Truth
 from quantspectrum.report.quality import UNITS
 from quantspectrum.report.theme import (
     ACCENT,
     COMPONENTS,
+    GREY,
     LONGEST,
     MUTED,
     NAMED,
@@ -100,29 +101,41 @@ def _damages(profile: GuardedProfile) -> dict[str, list[float]]:
 def truth_figure(truth: Truth) -> Figure | None:
     """KL by share of bytes, a line for each order."""
     data = []
-    for number, order in enumerate(truth.orders):
+    for number, order in enumerate(sorted(truth.orders, key=_by_chance)):
         points = [point for point in order.curve if point.kl.value > 0]
-        if points:
-            line = _line(
-                order.label, [100 * p.share for p in points], [p.kl.value for p in points], number
-            )
-            data.append(line | {"error_y": _errors([p.kl for p in points])})
+        if not points:
+            continue
+        line = _line(
+            order.label, [100 * p.share for p in points], [p.kl.value for p in points], number
+        )
+        if _by_chance(order):
+            # Chance is one quiet thing, beside the orders that are to be told apart.
+            line |= {"line": {"color": GREY, "width": 1.5}, "mode": "lines"}
+        else:
+            line |= {"error_y": _errors([p.kl for p in points])}
+        data.append(line)
     if not data:
         return None
     return _logarithmic(data, "Share of bytes quantized (%), by each order", UNITS["kl"])
 
 
+def _by_chance(order: OrderTruth) -> bool:
+    return order.kind == "yardstick" and order.label.startswith("random")
+
+
 def _line(name: str, x: list[Any], y: list[float], number: int) -> dict[str, Any]:
     """A line told from others by colour, dashes and marks alike."""
-    color = COMPONENTS[number % len(COMPONENTS)]
+    # Each round through the colours shifts dashes and marks: 36 lines until two are alike.
+    turn, place = divmod(number, len(COMPONENTS))
+    color = COMPONENTS[place]
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": label(name, 40),
         "x": x,
         "y": [value if value > 0 else None for value in y],
-        "line": {"color": color, "width": 2, "dash": _DASHES[number % len(_DASHES)]},
-        "marker": {"color": color, "size": 8, "symbol": _SYMBOLS[number % len(_SYMBOLS)]},
+        "line": {"color": color, "width": 2, "dash": _DASHES[(number + turn) % len(_DASHES)]},
+        "marker": {"color": color, "size": 8, "symbol": _SYMBOLS[(number + turn) % len(_SYMBOLS)]},
         "hovertemplate": "%{x}: %{y:.3g}",
     }
 

@@ -259,13 +259,19 @@ def damage_figure(steps: list[Step], spectrum: Spectrum | None, lens: str = "") 
 
 def _cuts(spectrum: Spectrum | None) -> dict[str, Any]:
     profiles = [p for p in (spectrum.profiles if spectrum else ()) if p.groups > 0]
+    groups = [profile.groups for profile in profiles]
+    # A name stands to the left of its point, or below it where the last one is near.
+    sides = [
+        "bottom right" if 0 < at - before < 0.12 * max(groups) else "top left"
+        for before, at in zip([0, *groups], groups, strict=False)
+    ]
     return {
         "type": "scatter",
         "mode": "markers+text",
-        "x": [profile.groups for profile in profiles],
+        "x": groups,
         "y": [profile.predicted_damage for profile in profiles],
-        "text": [f"{label(profile.name, LONGEST)}  " for profile in profiles],
-        "textposition": "top left",
+        "text": [f" {label(profile.name, LONGEST)} " for profile in profiles],
+        "textposition": sides,
         "textfont": {"size": 13, "color": INK},
         "cliponaxis": False,
         "marker": {"size": 10, "color": ACCENT},

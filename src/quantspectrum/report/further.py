@@ -66,7 +66,7 @@ def check_views(files: RunFiles) -> list[FigureView]:
         views.append(
             FigureView(
                 id="truth",
-                title="Which lens foresaw it",
+                title="Which lens foresaw the damage",
                 caption=truth.truth_sentence(files.truth),
                 figure=truth_figure(files.truth),
                 missing="No order has a positive damage, so there is nothing to draw.",

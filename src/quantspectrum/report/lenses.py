@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from quantspectrum.agreement import labels_of
 from quantspectrum.artifacts import Agreement, RankInterval
@@ -127,13 +128,13 @@ def matrix_figure(matrix: Matrix) -> Figure:
 
 def _square(x: int, y: int, value: float | None) -> dict[str, Any]:
     """A number in its square: the lower half of Cividis is dark, by day and by night."""
-    color = MUTED if value is None else "#ffffff" if value < 0 else "#000000"
+    on = "#ffffff" if value is not None and value < 0 else "#000000"
     return {
         "x": x,
         "y": y,
         "text": ABSENT if value is None else correlation(value),
         "showarrow": False,
-        "font": {"size": 13, "color": color},
+        "font": {"size": 13, "color": MUTED if value is None else on},
     }
 
 

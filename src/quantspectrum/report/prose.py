@@ -196,10 +196,10 @@ def grid_notes(report: SensitivityReport, drawn: list[str]) -> list[str]:
         said.append("No scored op belongs to a numbered block, so there is no heatmap.")
     outside = sum(op.block is None for op in report.ops)
     if outside and drawn:
-        said.append(f"{plural(outside, 'scored op')} outside the blocks: see the ranking.")
+        said.append(
+            f"{plural(outside, 'scored op')} outside the blocks: in the ranking, in no heatmap."
+        )
     elsewhere = places_of_notes(report)[1]
     if elsewhere and drawn:
-        said.append(
-            f"{plural(elsewhere, 'op')} without a score in no heatmap: see the coverage."
-        )
+        said.append(f"{plural(elsewhere, 'op')} without a score: in the coverage, in no heatmap.")
     return said

@@ -225,13 +225,14 @@ def search_sentence(search: QualitySearch) -> str:
     """What the search found, and how it does on samples it never saw."""
     said = f"Budget {search.budget.text}: {search.profile.rule or 'nothing kept to it'}."
     kept = [trial for trial in search.trials if trial.meets]
+    unit = UNITS[search.budget.quantity]
     if search.profile.ops and kept:
         best = max(kept, key=lambda trial: trial.reading.weight_bytes)
-        said += f" On the selection samples: {with_interval(best.judged)}."
+        said += f" On the selection samples: {with_interval(best.judged)}, {unit}."
     held = search.held_out_judged
     if held is not None:
         over = ", OVER the budget" if held.value > search.budget.limit else ""
-        said += f" On samples it never saw: {with_interval(held)}{over}."
+        said += f" On samples it never saw: {with_interval(held)}, {unit}{over}."
     return said
 
 

@@ -17,10 +17,13 @@ from quantspectrum.report.numbers import (
 from quantspectrum.report.pairs import AccuracyDifference, LossDifference
 from quantspectrum.report.quality import BEATS_ALL
 
-__all__ = ["TOLERANCE", "grounds", "recommend", "recommended", "within_tolerance"]
+__all__ = ["FEW", "TOLERANCE", "grounds", "recommend", "recommended", "within_tolerance"]
 
 TOLERANCE = 0.01
 """Largest loss increase, relative to the baseline's loss, that a recommended profile may have."""
+
+FEW = 30
+"""Samples below which the normal interval of a mean is rough."""
 
 _PERCENT = percent(TOLERANCE)
 
@@ -83,7 +86,11 @@ def grounds(comparison: Comparison) -> str:
     row = recommended(comparison)
     if comparison.baseline is None or row is None or row.paired is None:
         return ""
-    said = [f"Why {row.profile}: {_rule(comparison)}, measured on {plural(row.paired.n, 'sample')}."]
+    said = [
+        f"Why {row.profile}: {_rule(comparison)}, measured on {plural(row.paired.n, 'sample')}."
+    ]
+    if row.paired.n < FEW:
+        said.append("So few samples give an interval that is itself rough; evaluate on more.")
     if row.guard == BEATS_ALL:
         said.append("It beats every rival of its size that was chosen without the ranking.")
     over = _caveats(row)
@@ -114,9 +121,7 @@ def _cost(row: ComparisonRow) -> str:
     change = relative(paired.value, loss)
     said = f"its loss changes by {change} (95 % interval {interval})"
     if not paired.differs:
-        said = (
-            f"its loss cannot be told from the baseline's ({change}, 95 % interval {interval})"
-        )
+        said = f"its loss cannot be told from the baseline's ({change}, 95 % interval {interval})"
     accuracy = row.paired_accuracy
     if accuracy is not None:
         said += f"; {_accuracy(accuracy)}"

@@ -8,14 +8,13 @@ from typing import Any
 
 from quantspectrum.report.comparison import Comparison, ComparisonRow
 from quantspectrum.report.inputs import BASELINE
+from quantspectrum.report.marks import level, level_text, name_beside
 from quantspectrum.report.numbers import between, count, percent, relative, score, signed, size
 from quantspectrum.report.pairs import Divergence, LossDifference
 from quantspectrum.report.recommendation import TOLERANCE, recommended, within_tolerance
 from quantspectrum.report.theme import (
     ACCENT,
     FAINT,
-    INK,
-    LONGEST,
     MUTED,
     POINT,
     Figure,
@@ -26,10 +25,7 @@ from quantspectrum.report.theme import (
     log_axis,
 )
 
-__all__ = ["NAME_TAG", "shows_divergence", "tradeoff_figure"]
-
-NAME_TAG = "profile"
-"""Marks the labels that the page turns where they would run into each other."""
+__all__ = ["shows_divergence", "tradeoff_figure"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +105,10 @@ def tradeoff_figure(comparison: Comparison) -> Figure | None:
     data = [_variant_points(points, at, quality, recommended(comparison))]
     lines, texts = quality.levels
     if floor:
-        lines = (*lines, _level(floor, MUTED, "1px,3px"))
-        texts = (*texts, _level_text(quality.text_at(floor), "noise floor", MUTED, right=True))
+        lines = (*lines, level(floor, MUTED, "1px,3px"))
+        texts = (*texts, level_text(quality.text_at(floor), "noise floor", MUTED, right=True))
     names = [
-        _name(x, quality.text_at(point.drawn.value), point.row.profile)
+        name_beside(x, quality.text_at(point.drawn.value), point.row.profile)
         for x, point in zip(at, points, strict=True)
     ]
     if whole:
@@ -163,8 +159,8 @@ def _loss_axis(points: list[_Point]) -> _Quality:
     return _Quality(
         axis=axis("Loss increase (nats per token)", range=[low - room, high + room], nticks=7),
         levels=(
-            (_level(0.0, FAINT), _level(limit, ACCENT, "4px,3px")),
-            (_level_text(limit),),
+            (level(0.0, FAINT), level(limit, ACCENT, "4px,3px")),
+            (level_text(limit, f"+{percent(TOLERANCE)}", ACCENT),),
         ),
     )
 
@@ -260,48 +256,4 @@ def _baseline_name(at: float, quality: _Quality) -> dict[str, Any]:
         "yanchor": "top",
         "yshift": -6,
         "font": {"size": 14, "color": MUTED},
-    }
-
-
-def _name(x: float, y: float, text: str) -> dict[str, Any]:
-    return {
-        "name": NAME_TAG,
-        "x": x,
-        "y": y,
-        "text": label(text, LONGEST),
-        "showarrow": False,
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "xshift": 8,
-        "yshift": 1,
-        "font": {"size": 14, "color": INK},
-    }
-
-
-def _level(y: float, color: str, dash: str = "solid") -> dict[str, Any]:
-    return {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": y,
-        "y1": y,
-        "layer": "between",
-        "line": {"color": color, "width": 1.25, "dash": dash},
-    }
-
-
-def _level_text(
-    y: float, text: str = f"+{percent(TOLERANCE)}", color: str = ACCENT, *, right: bool = False
-) -> dict[str, Any]:
-    """Text at an end of the line; on the left, the axis leaves room before the first point."""
-    return {
-        "xref": "paper",
-        "x": 1 if right else 0,
-        "xanchor": "right" if right else "left",
-        "yanchor": "bottom",
-        "y": y,
-        "text": text,
-        "showarrow": False,
-        "font": {"size": 12, "color": color},
     }

@@ -175,4 +175,6 @@ def _settings(files: RunFiles) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if value is None:
         return ABSENT
+    if isinstance(value, bool):
+        return yes_no(value)
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
