@@ -159,7 +159,23 @@ def test_figures_are_plotly_figures(run: Any) -> None:
         valid(heatmap_figure(grid, limits))
     assert files.spectrum is not None
     cuts = valid(damage_figure(damage_curve(report, files.spectrum), files.spectrum)).data[1]
-    assert list(cuts.text) == ["mild  ", "medium  ", "aggressive  ", "max  "]
+    assert list(cuts.text) == [" mild ", " medium ", " aggressive ", " max "]
+
+
+def test_the_name_of_a_cut_near_the_last_one_stands_below(run: Any) -> None:
+    spectrum = read_run(run).spectrum
+    assert spectrum is not None
+    at = (10, 14, 15, 40)
+    profiles = [
+        p.model_copy(update={"groups": n})
+        for p, n in zip([p for p in spectrum.profiles if p.groups][:4], at, strict=True)
+    ]
+    figure = damage_figure(
+        damage_curve(of(1.0, 0.5), None), spectrum.model_copy(update={"profiles": tuple(profiles)})
+    )
+    assert figure is not None
+    below = ["top left", "bottom right", "top left", "top left"]
+    assert figure["data"][1]["textposition"] == below
 
 
 def test_scores_that_are_not_positive_are_marked_on_the_logarithmic_axis() -> None:

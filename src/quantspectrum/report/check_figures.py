@@ -10,7 +10,6 @@ from quantspectrum.report.quality import UNITS
 from quantspectrum.report.theme import (
     ACCENT,
     COMPONENTS,
-    GREY,
     LONGEST,
     MUTED,
     NAMED,
@@ -110,7 +109,8 @@ def truth_figure(truth: Truth) -> Figure | None:
         )
         if _by_chance(order):
             # Chance is one quiet thing, beside the orders that are to be told apart.
-            line |= {"line": {"color": GREY, "width": 1.5}, "mode": "lines"}
+            line |= {"line": {"color": MUTED, "width": 1}, "mode": "lines", "name": "random"}
+            line |= {"showlegend": order.label == "random 1"}
         else:
             line |= {"error_y": _errors([p.kl for p in points])}
         data.append(line)
@@ -153,9 +153,11 @@ def _errors(found: list[Interval]) -> dict[str, Any]:
 
 def _logarithmic(data: list[dict[str, Any]], across: str, up: str) -> Figure:
     drawn = [value for line in data for value in line["y"] if value is not None]
+    # A phone has a line of its own for each name.
+    layout = NAMED | {"height": 340 + 20 * len(data)}
     return figure(
         data,
-        **NAMED,
+        **layout,
         xaxis=axis(across, rangemode="tozero"),
         yaxis=log_axis(up, math.log10(max(drawn) / min(drawn))),
     )

@@ -261,10 +261,11 @@ def _cuts(spectrum: Spectrum | None) -> dict[str, Any]:
     profiles = [p for p in (spectrum.profiles if spectrum else ()) if p.groups > 0]
     groups = [profile.groups for profile in profiles]
     # A name stands to the left of its point, or below it where the last one is near.
-    sides = [
-        "bottom right" if 0 < at - before < 0.12 * max(groups) else "top left"
-        for before, at in zip([0, *groups], groups, strict=False)
-    ]
+    sides = ["top left"] * len(groups)
+    for n in range(1, len(groups)):
+        near = groups[n] - groups[n - 1] < 0.12 * max(groups)
+        if near and sides[n - 1] == "top left":
+            sides[n] = "bottom right"
     return {
         "type": "scatter",
         "mode": "markers+text",
