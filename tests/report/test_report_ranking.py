@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -18,6 +19,7 @@ from quantspectrum.report.damage import cut_table, damage_curve
 from quantspectrum.report.figures import damage_figure, heatmap_figure, ranking_figure
 from quantspectrum.report.grids import grid_table, grids, score_limits
 from quantspectrum.report.inputs import read_run
+from quantspectrum.report.op_pages import op_pages
 from quantspectrum.report.ops import kind_of, places_of_notes, short_label, short_names
 from quantspectrum.report.theme import label
 from quantspectrum.report.tradeoff import tradeoff_figure
@@ -227,3 +229,27 @@ def test_labels_do_not_become_markup() -> None:
     text = json.dumps(drawn)
     assert "<i>" not in text
     assert "<b>x" not in text
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation", "said"),
+    [
+        (1.0, 3.0, "activations, 75 % of both alone"),
+        (3.0, 1.0, "weights, 75 % of both alone"),
+        (0.0, 0.0, "weights and activations alike"),
+        (-0.1, 1.0, None),
+        (1.0, None, None),
+    ],
+)
+def test_an_op_says_what_does_its_damage(
+    run: Any, weight: float, activation: float | None, said: str | None
+) -> None:
+    files = read_run(run)
+    label, report = next(iter(files.reports.items()))
+    parts = {"weight_score": weight, "activation_score": activation}
+    ops = (report.ops[0].model_copy(update=parts), *report.ops[1:])
+    changed = replace(files, reports={label: report.model_copy(update={"ops": ops})})
+    page = op_pages(changed)
+    facts = dict(page["ops"][0]["facts"])
+    assert facts.get("What does the damage") == (said and f"{said} ({label})")
+    assert page["reports"][0] == [f"{label} (relative squared error)", str(len(ops))]
