@@ -11,7 +11,7 @@ from report_measured import around, guard, guarded
 from quantspectrum.artifacts import GuardedProfile, RankInterval
 from quantspectrum.report.check_figures import guard_figure, truth_figure
 from quantspectrum.report.lenses import MOST_NARROW, Matrix, matrix_figure
-from quantspectrum.report.marks import ASIDE_TAG
+from quantspectrum.report.marks import SQUARE_TAG
 
 
 def traces(figure: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -78,7 +78,7 @@ def test_the_numbers_of_many_lenses_leave_a_narrow_matrix(lenses: int) -> None:
     }
     layout = matrix_figure(Matrix(labels=labels, pairs=pairs, resampled=False))["layout"]
     assert len(layout["annotations"]) == lenses**2
-    aside = {note["name"] == ASIDE_TAG for note in layout["annotations"]}
+    aside = {note["name"] == SQUARE_TAG for note in layout["annotations"]}
     assert aside == {lenses > MOST_NARROW}
     assert {(n["text"], n["font"]["color"]) for n in layout["annotations"]} == {
         ("1.00", "#000000"),

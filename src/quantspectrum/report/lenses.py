@@ -9,7 +9,7 @@ from typing import Any
 from quantspectrum.agreement import labels_of
 from quantspectrum.artifacts import Agreement, RankInterval
 from quantspectrum.report.inputs import RunFiles
-from quantspectrum.report.marks import ASIDE_TAG
+from quantspectrum.report.marks import SQUARE_TAG
 from quantspectrum.report.numbers import ABSENT, correlation, count, with_interval
 from quantspectrum.report.tables import Table, columns
 from quantspectrum.report.theme import LONGEST, MUTED, Figure, axis, figure, label
@@ -138,7 +138,7 @@ def _square(x: int, y: int, value: float | None, *, narrow: bool) -> dict[str, A
     """A number in its square: the lower half of Cividis is dark, by day and by night."""
     on = "#ffffff" if value is not None and value < 0 else "#000000"
     return {
-        "name": ASIDE_TAG if narrow else "",
+        "name": SQUARE_TAG if narrow else "",
         "x": x,
         "y": y,
         "text": ABSENT if value is None else correlation(value),

@@ -6,13 +6,16 @@ from typing import Any
 
 from quantspectrum.report.theme import INK, LONGEST, label
 
-__all__ = ["ASIDE_TAG", "NAME_TAG", "level", "level_text", "name_beside"]
+__all__ = ["ASIDE_TAG", "NAME_TAG", "SQUARE_TAG", "level", "level_text", "name_beside"]
 
 NAME_TAG = "profile"
 """Marks the labels that the page turns where they would run into each other."""
 
 ASIDE_TAG = "aside"
-"""Marks the labels that a narrow page leaves out, as the caption says the same."""
+"""Marks the labels that phones and paper leave out, as the caption says the same."""
+
+SQUARE_TAG = "square"
+"""Marks the numbers in squares that are too narrow for them on a phone."""
 
 
 def name_beside(x: float, y: float, text: str, *, below: bool = False) -> dict[str, Any]:

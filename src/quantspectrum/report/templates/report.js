@@ -18,7 +18,9 @@
   // Names beside points are turned where one would run into the next point or out of the plot.
   // Those above their points and those below are two rows.
   function turnCrowded(layout, width) {
-    if (width < 600) layout.annotations = layout.annotations?.filter((a) => a.name !== "aside");
+    // Paper (640 px) has room for the numbers of a matrix, but not for asides.
+    const out = [width < 700 && "aside", width < 600 && "square"];
+    layout.annotations = layout.annotations?.filter((a) => !out.includes(a.name));
     const all = (layout.annotations ?? []).filter((a) => a.name === "profile");
     for (const side of ["bottom", "top"]) turnRow(all.filter((a) => a.yanchor === side), layout, width);
   }
