@@ -144,6 +144,15 @@ def test_every_figure_is_drawn_and_fits(reported: Path, tmp_path: Path, width: i
     assert seen.found["overflow"] == 0
 
 
+def test_paper_holds_every_table(reported: Path, tmp_path: Path) -> None:
+    """What overflows paper makes the browser shrink all pages; A4 less its margins is 688 px."""
+    page = (reported / "report.html").read_text(encoding="utf-8")
+    assert page.count("@media print") == 1
+    paper = tmp_path / "paper.html"
+    paper.write_text(page.replace("@media print", "@media all"), encoding="utf-8")
+    assert browse(paper, tmp_path, width=688).found["overflow"] == 0
+
+
 def test_ops_are_found_opened_and_reached_from_figures(run: Path, tmp_path: Path) -> None:
     report = read_artifact(run / "sensitivity/native-mse_v2.fallback.json", SensitivityReport)
     counts = (0,) * 20 + (5, 9, 3) + (0,) * 25

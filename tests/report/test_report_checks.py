@@ -34,21 +34,21 @@ def test_what_is_there_is_shown(run: Path) -> None:
     write_report(run)
     page = parse((run / "report.html").read_text(encoding="utf-8"))
     markdown = markdown_page((run / "report.md").read_text(encoding="utf-8"))
-    assert {"additivity", "truth", "agreement-figure"} <= json.loads(page.scripts[0])[
+    assert {"additivity", "guard", "truth", "agreement-figure"} <= json.loads(page.scripts[0])[
         "figures"
     ].keys()
     for said in (
         "Not better than every rival of equal size: medium",
         "to the power 1.00",
         "OVER the budget",
-        "the smallest area under the curve is that of native:kl",
+        "the order that costs least is that of native:kl",
         "Where they disagree most",
         # Rows of the tables, the same in both.
         "not told apart 1",
         "random 1",
         "4.00e-1 (3.00e-1 to 5.00e-1)",
         KL_TOKENS,
-        # The recommended profile does not beat its rivals, and the first sentence says so.
+        # The recommended profile does not beat its rivals, and the first screen says so.
         "the ranking did not choose do as well",
     ):
         assert said in page.text, said

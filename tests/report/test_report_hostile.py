@@ -22,7 +22,7 @@ from quantspectrum.artifacts import (
 from quantspectrum.report import sensitivity_markdown, write_report
 from quantspectrum.report.html import script_json
 from quantspectrum.report.markdown import code_block, inert
-from quantspectrum.report.prompts import compare_words
+from quantspectrum.report.prompts import Answer, PromptBlock, compare_words, prompts_sentence
 
 PROFILE = "<img src=x onerror=alert(1)>|`**b**"
 
@@ -219,3 +219,21 @@ def test_marked_words_by_hand() -> None:
         ("red", "gone"),
         (" dog", "same"),
     ]
+
+
+def test_prompts_that_changed_are_counted_and_the_same_are_named() -> None:
+    def block(*changed: bool) -> PromptBlock:
+        answers = tuple(
+            Answer(label=name, pieces=(), changed=change)
+            for name, change in zip(("mild", "max"), changed, strict=True)
+        )
+        before = Answer(label="baseline", pieces=(), changed=None)
+        return PromptBlock(
+            id="p", prompt="?", reference=None, image=None, note=None, answers=(before, *answers)
+        )
+
+    blocks = [block(False, False), block(False, True)]
+    assert blocks[1].same == ("mild",)
+    assert prompts_sentence(blocks) == "Answers that changed: mild 0 of 2, max 1 of 2."
+    assert prompts_sentence(blocks[:1]) == "No profile changes an answer to any of 1 prompt."
+    assert prompts_sentence([]) == "There is nothing to compare the answers with."

@@ -14,8 +14,11 @@ from quantspectrum.report import numbers
         (1.98412, 0.0203, "1.984 ± 0.020"),
         (-0.5, 0.25, "−0.50 ± 0.25"),
         (12345.6, 120.0, "12346 ± 120"),
+        (-1.58e-5, 5.4e-6, "−1.58e-5 ± 5.4e-6"),
+        (1.4e-9, 2.2e-7, "0 ± 2.2e-7"),
+        (0.0000158, 0.000054, "0.000016 ± 0.000054"),
         (2.0, 0.0, "2.000 ± 0.000"),
-        (1e-9, 1e-12, "0.000000001 ± 0.000000000"),
+        (1e-9, 1e-12, "1.0000e-9 ± 1.0e-12"),
         (2.5, None, "2.500"),
         (None, None, "—"),
     ],
@@ -62,7 +65,7 @@ def test_signs_and_zeros() -> None:
     assert numbers.relative(0.1, 0.0) == "+0.1000 nats"
     assert numbers.relative(0.001, numbers.LEAST_LOSS) == "+10.00 %"
     assert numbers.relative(0.001, numbers.LEAST_LOSS * 0.999) == "+0.001000 nats"
-    assert numbers.relative(2.26e-5, 3.62e-5) == "+0.00002260 nats"
+    assert numbers.relative(2.26e-5, 3.62e-5) == "+2.26e-5 nats"
 
 
 def test_intervals() -> None:

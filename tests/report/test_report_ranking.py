@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -18,6 +19,7 @@ from quantspectrum.report.damage import cut_table, damage_curve
 from quantspectrum.report.figures import damage_figure, heatmap_figure, ranking_figure
 from quantspectrum.report.grids import grid_table, grids, score_limits
 from quantspectrum.report.inputs import read_run
+from quantspectrum.report.op_pages import op_pages
 from quantspectrum.report.ops import kind_of, places_of_notes, short_label, short_names
 from quantspectrum.report.theme import label
 from quantspectrum.report.tradeoff import tradeoff_figure
@@ -159,7 +161,23 @@ def test_figures_are_plotly_figures(run: Any) -> None:
         valid(heatmap_figure(grid, limits))
     assert files.spectrum is not None
     cuts = valid(damage_figure(damage_curve(report, files.spectrum), files.spectrum)).data[1]
-    assert list(cuts.text) == ["mild  ", "medium  ", "aggressive  ", "max  "]
+    assert list(cuts.text) == [" mild ", " medium ", " aggressive ", " max "]
+
+
+def test_the_name_of_a_cut_near_the_last_one_stands_below(run: Any) -> None:
+    spectrum = read_run(run).spectrum
+    assert spectrum is not None
+    at = (10, 14, 15, 40)
+    profiles = [
+        p.model_copy(update={"groups": n})
+        for p, n in zip([p for p in spectrum.profiles if p.groups][:4], at, strict=True)
+    ]
+    figure = damage_figure(
+        damage_curve(of(1.0, 0.5), None), spectrum.model_copy(update={"profiles": tuple(profiles)})
+    )
+    assert figure is not None
+    below = ["top left", "bottom right", "top left", "top left"]
+    assert figure["data"][1]["textposition"] == below
 
 
 def test_scores_that_are_not_positive_are_marked_on_the_logarithmic_axis() -> None:
@@ -211,3 +229,27 @@ def test_labels_do_not_become_markup() -> None:
     text = json.dumps(drawn)
     assert "<i>" not in text
     assert "<b>x" not in text
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation", "said"),
+    [
+        (1.0, 3.0, "activations, 75 % of both alone"),
+        (3.0, 1.0, "weights, 75 % of both alone"),
+        (0.0, 0.0, "weights and activations alike"),
+        (-0.1, 1.0, None),
+        (1.0, None, None),
+    ],
+)
+def test_an_op_says_what_does_its_damage(
+    run: Any, weight: float, activation: float | None, said: str | None
+) -> None:
+    files = read_run(run)
+    label, report = next(iter(files.reports.items()))
+    parts = {"weight_score": weight, "activation_score": activation}
+    ops = (report.ops[0].model_copy(update=parts), *report.ops[1:])
+    changed = replace(files, reports={label: report.model_copy(update={"ops": ops})})
+    page = op_pages(changed)
+    facts = dict(page["ops"][0]["facts"])
+    assert facts.get("What does the damage") == (said and f"{said} ({label})")
+    assert page["reports"][0] == [f"{label} (relative squared error)", str(len(ops))]

@@ -13,6 +13,7 @@ from quantspectrum.cli import main
 from quantspectrum.errors import UserError
 from quantspectrum.report import compare_run
 from quantspectrum.report.two_runs import compare_two, write_two
+from quantspectrum.report.two_tables import unpaired
 
 
 @pytest.fixture
@@ -54,7 +55,8 @@ def test_other_data_are_not_paired(two: tuple[Path, Path]) -> None:
         changed = one.provenance.model_copy(update={"data": data})
         write_artifact(path, one.model_copy(update={"provenance": changed}))
     found = compare_two(*two)
-    assert any(said.startswith("NOT PAIRED") for said in found.sentences)
+    said = next(said for said in found.sentences if said.startswith("NOT PAIRED"))
+    assert "name different evaluation data (by hash). Losses of the two runs" in said
     table = dict(found.tables)["Variants"]
     assert column(table, "Paired")[0] == "NO"
 
@@ -86,3 +88,12 @@ def test_a_run_without_anything_is_compared_too(two: tuple[Path, Path], tmp_path
 def test_a_run_is_not_compared_with_itself(two: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="same run"):
         compare_two(two[0], two[0])
+
+
+def test_the_reason_for_not_pairing_is_said_whole() -> None:
+    one = runs.evaluation("baseline")
+    fewer = runs.loss(list(one.loss.samples)[:-1])
+    why = unpaired(one, one.model_copy(update={"loss": fewer}))
+    assert why is not None
+    n, last = len(one.loss.samples), one.loss.samples[-1].id
+    assert why.endswith(f"on different samples ({n} and {n - 1}; {last!r} is in one of them only)")

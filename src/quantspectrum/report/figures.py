@@ -25,6 +25,7 @@ from quantspectrum.report.theme import (
     axis,
     figure,
     label,
+    log_axis,
 )
 from quantspectrum.report.ties import ties_of
 
@@ -52,13 +53,11 @@ def ranking_figure(report: SensitivityReport) -> Figure | None:
         [_bars(report, shown, floor, components)],
         height=90 + 20 * len(shown),
         bargap=0.42,
-        xaxis=axis(
+        xaxis=log_axis(
             # Two lines, as the plot of a phone is narrow.
             "<br>".join(filter(None, ("Score (logarithmic)", quantity_of(report.lens).unit))),
-            type="log",
+            math.log10(top / floor),
             range=[math.log10(floor), math.log10(top) + 0.05],
-            exponentformat="power",
-            dtick=1 if top / floor > 100 else "D2",
         ),
         yaxis=axis(
             "",
@@ -260,13 +259,20 @@ def damage_figure(steps: list[Step], spectrum: Spectrum | None, lens: str = "") 
 
 def _cuts(spectrum: Spectrum | None) -> dict[str, Any]:
     profiles = [p for p in (spectrum.profiles if spectrum else ()) if p.groups > 0]
+    groups = [profile.groups for profile in profiles]
+    # A name stands to the left of its point, or below it where the last one is near.
+    sides = ["top left"] * len(groups)
+    for n in range(1, len(groups)):
+        near = groups[n] - groups[n - 1] < 0.12 * max(groups)
+        if near and sides[n - 1] == "top left":
+            sides[n] = "bottom right"
     return {
         "type": "scatter",
         "mode": "markers+text",
-        "x": [profile.groups for profile in profiles],
+        "x": groups,
         "y": [profile.predicted_damage for profile in profiles],
-        "text": [f"{label(profile.name, LONGEST)}  " for profile in profiles],
-        "textposition": "top left",
+        "text": [f" {label(profile.name, LONGEST)} " for profile in profiles],
+        "textposition": sides,
         "textfont": {"size": 13, "color": INK},
         "cliponaxis": False,
         "marker": {"size": 10, "color": ACCENT},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantspectrum.artifacts import Additivity
 from quantspectrum.report import agreements, lenses, quality, truth
-from quantspectrum.report.check_figures import additivity_figure, truth_figure
+from quantspectrum.report.check_figures import additivity_figure, guard_figure, truth_figure
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.tables import Table
 from quantspectrum.report.views import FigureView
@@ -39,17 +39,34 @@ def check_views(files: RunFiles) -> list[FigureView]:
     views = []
     if (guard := files.guard) is not None:
         tables = quality.guard_table(guard), quality.rivals_table(guard)
-        views.append(_words("guard", "Better than chance?", quality.guard_sentence(guard), *tables))
+        views.append(
+            FigureView(
+                id="guard",
+                title="Better than chance?",
+                caption=quality.guard_sentence(guard),
+                figure=guard_figure(guard),
+                missing="",
+                tables=tuple(table for table in tables if table.rows),
+            )
+        )
         if guard.additivity is not None:
             views.append(_additivity_view(guard.additivity))
     for name, search in files.searches.items():
-        says, table = quality.search_sentence(search), quality.trials_table(search)
-        views.append(_words(f"search-{name}", "Search for the budget", says, table))
+        views.append(
+            FigureView(
+                id=f"search-{name}",
+                title="Search for the budget",
+                caption=quality.search_sentence(search),
+                figure=None,
+                missing="",
+                tables=(quality.trials_table(search),),
+            )
+        )
     if files.truth is not None:
         views.append(
             FigureView(
                 id="truth",
-                title="Which lens foresaw it",
+                title="Which lens foresaw the damage",
                 caption=truth.truth_sentence(files.truth),
                 figure=truth_figure(files.truth),
                 missing="No order has a positive damage, so there is nothing to draw.",
@@ -68,9 +85,3 @@ def _additivity_view(additivity: Additivity) -> FigureView:
         missing="No point has a positive damage, so there is nothing to draw.",
         tables=(quality.additivity_table(additivity),),
     )
-
-
-def _words(place: str, title: str, says: str, *tables: Table) -> FigureView:
-    """A view without a figure: its sentence stands in its place."""
-    filled = tuple(table for table in tables if table.rows)
-    return FigureView(id=place, title=title, caption="", figure=None, missing=says, tables=filled)

@@ -22,8 +22,8 @@ from quantspectrum.report.further import NO_CHECKS, agreement_view, check_views
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.op_pages import histograms_note, op_ids, op_pages
 from quantspectrum.report.overview import overview_table
-from quantspectrum.report.prompts import prompt_blocks
-from quantspectrum.report.recommendation import recommend
+from quantspectrum.report.prompts import prompt_blocks, prompts_sentence
+from quantspectrum.report.recommendation import grounds, recommend
 from quantspectrum.report.theme import DARK
 from quantspectrum.report.views import ROWS_FIRST, coverage_views, lens_views, tradeoff_view
 
@@ -35,7 +35,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def render_html(files: RunFiles, comparison: Comparison) -> str:
     """Render the whole page; the same records give the same bytes."""
     tradeoff, lenses = tradeoff_view(comparison), lens_views(files)
-    places = op_ids(files)
+    places, prompts = op_ids(files), prompt_blocks(files)
     agreement, checked = agreement_view(files), check_views(files)
     views = [tradeoff, *(view for lens in lenses for view in lens.figures), agreement, *checked]
     return template("report.html.j2").render(
@@ -57,6 +57,7 @@ def render_html(files: RunFiles, comparison: Comparison) -> str:
         title=prose.title(comparison),
         model=prose.model_sentence(comparison),
         recommendation=recommend(comparison),
+        grounds=grounds(comparison),
         warnings=prose.warnings(files),
         tradeoff=tradeoff,
         variants=variants.variant_tables(comparison),
@@ -66,9 +67,11 @@ def render_html(files: RunFiles, comparison: Comparison) -> str:
         lenses=lenses,
         covered=coverage_views(files),
         no_lens=prose.NO_REPORT,
-        prompts=prompt_blocks(files),
+        prompts=prompts,
+        prompts_found=prompts_sentence(prompts),
         no_prompts=prose.NO_PROMPTS,
         latency=variants.LATENCY,
+        again=prose.AGAIN,
         command=provenance.command_line(files.run),
         origin=(
             provenance.stages_table(files.run),

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from quantspectrum.agreement import labels_of
 from quantspectrum.artifacts import Agreement, RankInterval
 from quantspectrum.report.inputs import RunFiles
+from quantspectrum.report.marks import SQUARE_TAG
 from quantspectrum.report.numbers import ABSENT, correlation, count, with_interval
 from quantspectrum.report.tables import Table, columns
 from quantspectrum.report.theme import LONGEST, MUTED, Figure, axis, figure, label
 from quantspectrum.statistics import spearman
 
 __all__ = ["Matrix", "matrix_figure", "matrix_of", "matrix_table"]
+
+
+MOST_NARROW = 4
+"""Lenses of which a phone has room for the numbers; of more it shows the colours alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +103,8 @@ def matrix_table(matrix: Matrix) -> Table:
 def matrix_figure(matrix: Matrix) -> Figure:
     """A square for each pair, its number written in it."""
     values = [[_value(matrix, a, b) for b in matrix.labels] for a in matrix.labels]
-    short = [label(name, LONGEST) for name in matrix.labels]
-    places = list(range(len(short)))
+    numbered = [f"{n} · {label(name, LONGEST)}" for n, name in enumerate(matrix.labels, 1)]
+    places = list(range(len(numbered)))
     return figure(
         [
             {
@@ -110,18 +116,35 @@ def matrix_figure(matrix: Matrix) -> Figure:
                 "zmax": 1,
                 # Cividis is read alike with and without colour vision.
                 "colorscale": "Cividis",
-                "text": [[ABSENT if v is None else correlation(v) for v in row] for row in values],
-                "texttemplate": "%{text}",
                 "hoverinfo": "skip",
                 "xgap": 2,
                 "ygap": 2,
                 "colorbar": {"thickness": 8, "tickfont": {"size": 11, "color": MUTED}},
             }
         ],
-        height=170 + 42 * len(short),
-        xaxis=axis("", tickvals=places, ticktext=short, showgrid=False, tickangle=-35),
-        yaxis=axis("", tickvals=places, ticktext=short, showgrid=False, autorange="reversed"),
+        height=90 + 42 * len(numbered),
+        annotations=[
+            _square(x, y, value, narrow=len(numbered) > MOST_NARROW)
+            for y, row in enumerate(values)
+            for x, value in enumerate(row)
+        ],
+        # By their numbers, as names side by side would run into each other.
+        xaxis=axis("", tickvals=places, ticktext=[str(n + 1) for n in places], showgrid=False),
+        yaxis=axis("", tickvals=places, ticktext=numbered, showgrid=False, autorange="reversed"),
     )
+
+
+def _square(x: int, y: int, value: float | None, *, narrow: bool) -> dict[str, Any]:
+    """A number in its square: the lower half of Cividis is dark, by day and by night."""
+    on = "#ffffff" if value is not None and value < 0 else "#000000"
+    return {
+        "name": SQUARE_TAG if narrow else "",
+        "x": x,
+        "y": y,
+        "text": ABSENT if value is None else correlation(value),
+        "showarrow": False,
+        "font": {"size": 13, "color": MUTED if value is None else on},
+    }
 
 
 def _value(matrix: Matrix, a: str, b: str) -> float | None:

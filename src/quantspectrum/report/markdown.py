@@ -13,8 +13,8 @@ from quantspectrum.report.further import NO_CHECKS, agreement_view, check_views
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import plural
 from quantspectrum.report.overview import overview_table
-from quantspectrum.report.prompts import Answer, PromptBlock, prompt_blocks
-from quantspectrum.report.recommendation import recommend
+from quantspectrum.report.prompts import Answer, PromptBlock, prompt_blocks, prompts_sentence
+from quantspectrum.report.recommendation import grounds, recommend
 from quantspectrum.report.tables import Column, Document, Table
 
 __all__ = ["document_markdown", "inert", "markdown_table", "render_markdown", "second_ranking"]
@@ -85,6 +85,7 @@ def render_markdown(files: RunFiles, comparison: Comparison) -> str:
         f"# Quantization spectrum: {inert(prose.title(comparison))}",
         inert(prose.model_sentence(comparison)),
         f"**{inert(recommend(comparison))}**",
+        *(inert(said) for said in (grounds(comparison),) if said),
         *(f"> **Warning.** {inert(said)}" for said in prose.warnings(files)),
         "## Sensitivity",
         *_sensitivity(files),
@@ -94,8 +95,8 @@ def render_markdown(files: RunFiles, comparison: Comparison) -> str:
         *_variants(comparison),
         "## Prompts",
         *_prompts(prompt_blocks(files)),
-        "## Origin",
-        "The command that asks for this run again:",
+        "## Environment and how to repeat it",
+        prose.AGAIN,
         code_block(provenance.command_line(files.run)),
         markdown_table(provenance.stages_table(files.run)),
         folded("Environment", markdown_table(provenance.environment_table(files.run.environment))),
@@ -111,7 +112,7 @@ def _checks(files: RunFiles) -> Iterable[str]:
         yield f"### {view.title}"
         if view.caption and view is not agreement:
             yield inert(view.caption)
-        if view.figure is None:
+        if view.figure is None and view.missing:
             yield inert(view.missing)
         yield from (markdown_table(table) for table in view.tables)
     if files.guard is None:
@@ -197,6 +198,7 @@ def _prompts(blocks: list[PromptBlock]) -> Iterable[str]:
     if not blocks:
         yield prose.NO_PROMPTS
         return
+    yield inert(prompts_sentence(blocks))
     yield prose.PROMPTS + " Pictures are in report.html."
     for block in blocks:
         yield f"### {inert(block.id)}"
@@ -204,8 +206,11 @@ def _prompts(blocks: list[PromptBlock]) -> Iterable[str]:
         if block.reference:
             yield f"Reference: {inert(block.reference)}"
         lines = [_line(("Profile", "Answer")), _line(("---", "---"))]
-        lines += [_line((inert(answer.label), _answer(answer))) for answer in block.answers]
+        shown = (answer for answer in block.answers if answer.changed is not False)
+        lines += [_line((inert(answer.label), _answer(answer))) for answer in shown]
         yield "\n".join(lines)
+        if block.same:
+            yield inert(f"Word for word the same: {', '.join(block.same)}.")
 
 
 def _answer(answer: Answer) -> str:

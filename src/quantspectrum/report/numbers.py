@@ -41,6 +41,10 @@ and grows without bound as the loss goes to 0.
 """
 
 
+_MOST_DECIMALS = 6
+"""Decimals beyond which a number is written in powers of ten."""
+
+
 class Spread(Protocol):
     """What has a 95 % interval, or ``None`` for both of its ends."""
 
@@ -76,17 +80,29 @@ def count(value: int | None) -> str:
 def decimals(stderr: float | None, value: float) -> int:
     """Decimals that show two digits of the error, or four digits of a value without one."""
     reference = stderr if stderr else (abs(value) / 100 or 0.01)
-    return min(max(1 - math.floor(math.log10(reference)), 0), 9)
+    return max(1 - math.floor(math.log10(reference)), 0)
 
 
 def number(value: float, stderr: float | None = None) -> str:
-    """Plain decimal with the digits its error allows."""
-    return minus(f"{value:.{decimals(stderr, value)}f}")
+    """Decimal with the digits its error allows; in powers of ten where it would be mostly zeros."""
+    return _written(value, stderr, "")
 
 
 def signed(value: float, stderr: float | None = None) -> str:
-    """As :func:`number`, with a sign: ``+0.0123``."""
-    return minus(f"{value:+.{decimals(stderr, value)}f}")
+    """As :func:`number`, with a sign: ``+0.0123``, ``+1.2e-7``."""
+    return _written(value, stderr, "+")
+
+
+def _written(value: float, stderr: float | None, sign: str) -> str:
+    places = decimals(stderr, value)
+    if places <= _MOST_DECIMALS:
+        return minus(f"{value:{sign}.{places}f}")
+    if round(value, places) == 0:
+        return "0"
+    # As many digits as reach the second one of the error; three where there is none.
+    digits = places + math.floor(math.log10(abs(value))) if stderr else 2
+    mantissa, exponent = f"{value:{sign}.{max(digits, 0)}e}".split("e")
+    return f"{minus(mantissa)}e{int(exponent)}"
 
 
 def with_error(value: float | None, stderr: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from quantspectrum.artifacts import LOWEST, Histogram, Op, OpScore
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import ABSENT, count, minus, percent, score
+from quantspectrum.report.quantities import quantity_of
 from quantspectrum.report.ranking import kind_of_score
 
 __all__ = ["histograms_note", "op_ids", "op_pages"]
@@ -67,7 +68,13 @@ def op_pages(files: RunFiles) -> dict[str, Any]:
     return {
         "titles": list(_TITLES),
         "lowest": LOWEST,
-        "reports": [[label, count(len(report.ops))] for label, report in files.reports.items()],
+        "reports": [
+            [
+                f"{label} ({unit})" if (unit := quantity_of(report.lens).unit) else label,
+                count(len(report.ops)),
+            ]
+            for label, report in files.reports.items()
+        ],
         "ops": [
             {
                 "name": name,
@@ -84,7 +91,7 @@ def op_pages(files: RunFiles) -> dict[str, Any]:
 
 _TITLES = (
     *("Report", "Rank", "Score", "±", "n", "Kind", "Weights alone", "Activations alone"),
-    "Own numbers",
+    "The lens's own numbers",
 )
 
 
@@ -105,11 +112,26 @@ def _facts(
         ranges.add(files.spectrum.input_ranges[name])
     if ranges:
         facts.append(("Input range", "; ".join(f"{_g(a)} to {_g(b)}" for a, b in sorted(ranges))))
+    parts = next((said for label, found in scored if (said := _parts(label, found))), None)
+    if parts is not None:
+        facts.append(("What does the damage", parts))
     profiles = files.spectrum.profiles if files.spectrum is not None else ()
     formats = [f"{p.name}: {p.ops[name]}" for p in profiles if name in p.ops]
     if profiles:
         facts.append(("Quantized in", ", ".join(formats) or "no profile"))
     return facts
+
+
+def _parts(label: str, found: OpScore) -> str | None:
+    """Which of weights and activations does more when quantized alone; ``None`` if not known."""
+    weight, activation = found.weight_score, found.activation_score
+    if weight is None or activation is None or min(weight, activation) < 0:
+        return None
+    if weight == activation:
+        return f"weights and activations alike ({label})"
+    name = "weights" if weight > activation else "activations"
+    share = max(weight, activation) / (weight + activation)
+    return f"{name}, {percent(share)} of both alone ({label})"
 
 
 def _score_cells(files: RunFiles, label: str, found: OpScore) -> list[str | int]:

@@ -9,8 +9,9 @@ from typing import Literal
 
 from quantspectrum.artifacts import Evaluation, PromptResult
 from quantspectrum.report.inputs import BASELINE, RunFiles
+from quantspectrum.report.numbers import plural
 
-__all__ = ["Answer", "Piece", "PromptBlock", "prompt_blocks"]
+__all__ = ["Answer", "Piece", "PromptBlock", "prompt_blocks", "prompts_sentence"]
 
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+")
 PICTURE_BUDGET = 2_000_000
@@ -58,6 +59,29 @@ class PromptBlock:
     image: str | None
     note: str | None
     answers: tuple[Answer, ...]
+
+    @property
+    def same(self) -> tuple[str, ...]:
+        """Profiles whose answer is the baseline's, character for character."""
+        return tuple(answer.label for answer in self.answers if answer.changed is False)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Profiles whose answer differs."""
+        return tuple(answer.label for answer in self.answers if answer.changed)
+
+
+def prompts_sentence(blocks: list[PromptBlock]) -> str:
+    """How many answers changed, profile by profile."""
+    asked = [label for block in blocks for label in (*block.same, *block.changed)]
+    names = list(dict.fromkeys(asked))
+    if not names:
+        return "There is nothing to compare the answers with."
+    changed = [label for block in blocks for label in block.changed]
+    if not changed:
+        return f"No profile changes an answer to any of {plural(len(blocks), 'prompt')}."
+    each = (f"{name} {changed.count(name)} of {asked.count(name)}" for name in names)
+    return f"Answers that changed: {', '.join(each)}."
 
 
 def prompt_blocks(files: RunFiles) -> list[PromptBlock]:

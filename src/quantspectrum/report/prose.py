@@ -16,6 +16,7 @@ from quantspectrum.report.tradeoff import shows_divergence
 from quantspectrum.report.variants import EMULATED
 
 __all__ = [
+    "AGAIN",
     "NOTHING_POSITIVE",
     "NOTHING_SCORED",
     "NO_PROMPTS",
@@ -40,6 +41,7 @@ NO_REPORT = (
     "This run has no sensitivity report (sensitivity/ holds none), so there is no ranking, no "
     "heatmap and no coverage to show."
 )
+AGAIN = "The command that asks for this run again, with every choice spelled out:"
 PROMPTS = (
     "Greedy answers. Marked words differ from the baseline's answer; struck words are gone from it."
 )
@@ -194,11 +196,10 @@ def grid_notes(report: SensitivityReport, drawn: list[str]) -> list[str]:
         said.append("No scored op belongs to a numbered block, so there is no heatmap.")
     outside = sum(op.block is None for op in report.ops)
     if outside and drawn:
-        said.append(f"In the ranking only, as outside the blocks: {plural(outside, 'scored op')}.")
+        said.append(
+            f"{plural(outside, 'scored op')} outside the blocks: in the ranking, in no heatmap."
+        )
     elsewhere = places_of_notes(report)[1]
     if elsewhere and drawn:
-        said.append(
-            f"In the coverage only, as outside what is drawn: {plural(elsewhere, 'op')} without "
-            "a score."
-        )
+        said.append(f"{plural(elsewhere, 'op')} without a score: in the coverage, in no heatmap.")
     return said

@@ -25,6 +25,7 @@ from quantspectrum.report.numbers import (
 from quantspectrum.report.tables import Document, Table, columns
 
 __all__ = [
+    "BEATS_ALL",
     "KL_TOKENS",
     "UNITS",
     "additivity_sentence",
@@ -37,6 +38,9 @@ __all__ = [
     "trials_table",
     "verdict_of",
 ]
+
+BEATS_ALL = "beats all"
+"""Verdict of a profile that does better than every other one of its size."""
 
 UNITS = {
     "kl": "KL in nats per token",
@@ -88,7 +92,7 @@ def _guard_row(profile: GuardedProfile) -> tuple[str, ...]:
 def _verdict(profile: GuardedProfile) -> str:
     if profile.beats_all is None:
         return profile.note or "no rival"
-    return "beats all" if profile.beats_all else "NOT better than all rivals"
+    return BEATS_ALL if profile.beats_all else "NOT better than all rivals"
 
 
 def verdict_of(guard: Guard | None, profile: str) -> str | None:
@@ -221,13 +225,14 @@ def search_sentence(search: QualitySearch) -> str:
     """What the search found, and how it does on samples it never saw."""
     said = f"Budget {search.budget.text}: {search.profile.rule or 'nothing kept to it'}."
     kept = [trial for trial in search.trials if trial.meets]
+    unit = UNITS[search.budget.quantity]
     if search.profile.ops and kept:
         best = max(kept, key=lambda trial: trial.reading.weight_bytes)
-        said += f" On the selection samples: {with_interval(best.judged)}."
+        said += f" On the selection samples: {with_interval(best.judged)}, {unit}."
     held = search.held_out_judged
     if held is not None:
         over = ", OVER the budget" if held.value > search.budget.limit else ""
-        said += f" On samples it never saw: {with_interval(held)}{over}."
+        said += f" On samples it never saw: {with_interval(held)}, {unit}{over}."
     return said
 
 

@@ -1,4 +1,4 @@
-"""Which profile to take, by which rule, said in one sentence."""
+"""Which profile to take and what it costs, said in one sentence; then why."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from quantspectrum.report.numbers import (
     signed_points,
     size,
 )
-from quantspectrum.report.pairs import LossDifference
+from quantspectrum.report.pairs import AccuracyDifference, LossDifference
+from quantspectrum.report.quality import BEATS_ALL
 
-__all__ = ["TOLERANCE", "recommend", "recommended", "within_tolerance"]
+__all__ = ["FEW", "TOLERANCE", "grounds", "recommend", "recommended", "within_tolerance"]
 
 TOLERANCE = 0.01
 """Largest loss increase, relative to the baseline's loss, that a recommended profile may have."""
+
+FEW = 30
+"""Samples below which the normal interval of a mean is rough."""
 
 _PERCENT = percent(TOLERANCE)
 
@@ -48,7 +52,7 @@ def _aggression(row: ComparisonRow) -> tuple[float, float]:
 
 
 def recommend(comparison: Comparison) -> str:
-    """Say in one sentence which profile to take, what it costs, and by which rule."""
+    """Say in one sentence which profile to take and what it costs."""
     if comparison.baseline is None:
         return (
             "No profile can be recommended, because the baseline was not evaluated and there is "
@@ -61,8 +65,7 @@ def recommend(comparison: Comparison) -> str:
         return f"{keep} for now: no variant has a loss to compare."
     row = recommended(comparison)
     if row is not None:
-        said = f"{_cost(row)}; {_rule(comparison)}{_caveat(row)}"
-        return f"Take the {row.profile} profile{_gain(row)}: {said}."
+        return f"Take the {row.profile} profile{_gain(row)}: {_cost(row)}."
     mildest = min(measured, key=_aggression)
     if mildest.paired is not None and mildest.paired.high is None:
         return (
@@ -73,6 +76,27 @@ def recommend(comparison: Comparison) -> str:
         f"{keep}: no profile has an upper 95 % bound of its loss increase within {_PERCENT} of "
         f"the baseline's loss, and even with the mildest, {mildest.profile}, {_cost(mildest)}."
     )
+
+
+def grounds(comparison: Comparison) -> str:
+    """Say by which rule the profile was chosen, on how much, and what the rule overlooks.
+
+    Empty where no profile is recommended, as :func:`recommend` then gives the reason itself.
+    """
+    row = recommended(comparison)
+    if comparison.baseline is None or row is None or row.paired is None:
+        return ""
+    said = [
+        f"Why {row.profile}: {_rule(comparison)}, measured on {plural(row.paired.n, 'sample')}."
+    ]
+    if row.paired.n < FEW:
+        said.append("So few samples give an interval that is itself rough; evaluate on more.")
+    if row.guard == BEATS_ALL:
+        said.append("It beats every rival of its size that was chosen without the ranking.")
+    over = _caveats(row)
+    if over:
+        said.append(f"Weigh, too: {'; '.join(over)}.")
+    return " ".join(said)
 
 
 def _gain(row: ComparisonRow) -> str:
@@ -95,17 +119,20 @@ def _cost(row: ComparisonRow) -> str:
     loss = paired.baseline
     interval = between(paired, lambda value: relative(value, loss))
     change = relative(paired.value, loss)
-    said = f"its loss changes by {change} (95 % interval {interval}, {plural(paired.n, 'sample')})"
+    said = f"its loss changes by {change} (95 % interval {interval})"
     if not paired.differs:
-        said = (
-            f"its loss cannot be told from the baseline's ({change}, 95 % interval {interval}, "
-            f"{plural(paired.n, 'sample')})"
-        )
+        said = f"its loss cannot be told from the baseline's ({change}, 95 % interval {interval})"
     accuracy = row.paired_accuracy
     if accuracy is not None:
-        error = f" ± {100 * accuracy.stderr:.1f}" if accuracy.stderr is not None else ""
-        said += f"; its accuracy changes by {signed_points(accuracy.value)}{error} points"
+        said += f"; {_accuracy(accuracy)}"
     return said
+
+
+def _accuracy(accuracy: AccuracyDifference) -> str:
+    if accuracy.lost == accuracy.won == 0:
+        return f"none of {plural(accuracy.n, 'judged answer')} turns wrong or right"
+    error = f" ± {100 * accuracy.stderr:.1f}" if accuracy.stderr is not None else ""
+    return f"its accuracy changes by {signed_points(accuracy.value)}{error} points"
 
 
 def _rule(comparison: Comparison) -> str:
@@ -117,12 +144,13 @@ def _rule(comparison: Comparison) -> str:
     return said + (f" (not evaluated: {', '.join(missing)})" if missing else "")
 
 
-def _caveat(row: ComparisonRow) -> str:
+def _caveats(row: ComparisonRow) -> list[str]:
     """What the rule overlooks: kinds of samples that do worse, and a drop of accuracy."""
     over = [
         f"on {kind} alone that bound is {_bound(paired, paired.high)}"
         for kind, paired in row.by_kind.items()
-        if paired.high is not None and not within_tolerance(paired)
+        # Of next to no loss the rule's share is next to nothing: it is taken of the least that counts.
+        if paired.high is not None and paired.high > TOLERANCE * max(paired.baseline, LEAST_LOSS)
         if not _is_noise(row, kind, paired)
     ]
     accuracy = row.paired_accuracy
@@ -130,7 +158,7 @@ def _caveat(row: ComparisonRow) -> str:
         over.append("the accuracy drop is larger than chance and should be weighed too")
     if row.guard is not None and row.guard.startswith("NOT"):
         over.append("profiles of its size that the ranking did not choose do as well")
-    return f"; {' and '.join(over)}" if over else ""
+    return over
 
 
 def _bound(paired: LossDifference, high: float) -> str:

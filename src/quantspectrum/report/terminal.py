@@ -12,7 +12,7 @@ from quantspectrum.report.numbers import (
     signed_points,
     size,
 )
-from quantspectrum.report.recommendation import recommend
+from quantspectrum.report.recommendation import grounds, recommend
 from quantspectrum.report.tables import printable, text_table
 
 __all__ = ["variants_text"]
@@ -35,7 +35,8 @@ def variants_text(comparison: Comparison) -> str:
     """Table of the variants and the recommendation; loss and accuracy are paired changes."""
     rows = [row for row in (comparison.baseline, *comparison.rows) if row is not None]
     table = text_table(_TITLES, [_cells(row) for row in rows])
-    return f"{table}\n\n{printable(recommend(comparison))}"
+    said = [recommend(comparison), grounds(comparison)]
+    return "\n\n".join([table, *(printable(text) for text in said if text)])
 
 
 def _cells(row: ComparisonRow) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ __all__ = [
     "error_bars",
     "figure",
     "label",
+    "log_axis",
 ]
 
 Figure = dict[str, Any]
@@ -94,6 +95,19 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
         "fixedrange": True,
         **more,
     }
+
+
+def log_axis(title: str, decades: float, **more: Any) -> dict[str, Any]:
+    """Logarithmic axis over so many decades: whole powers of ten, and 2 and 5 where they are few."""
+    return axis(
+        title,
+        type="log",
+        exponentformat="power",
+        dtick=1 if decades > 2 else "D2",
+        # Plotly writes whole powers a quarter larger than this.
+        tickfont={"size": 10, "color": MUTED},
+        **more,
+    )
 
 
 def figure(data: list[dict[str, Any]], *, height: int, **layout: Any) -> Figure:

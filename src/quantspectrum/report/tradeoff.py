@@ -8,14 +8,13 @@ from typing import Any
 
 from quantspectrum.report.comparison import Comparison, ComparisonRow
 from quantspectrum.report.inputs import BASELINE
+from quantspectrum.report.marks import level, level_text, name_beside
 from quantspectrum.report.numbers import between, count, percent, relative, score, signed, size
 from quantspectrum.report.pairs import Divergence, LossDifference
 from quantspectrum.report.recommendation import TOLERANCE, recommended, within_tolerance
 from quantspectrum.report.theme import (
     ACCENT,
     FAINT,
-    INK,
-    LONGEST,
     MUTED,
     POINT,
     Figure,
@@ -23,12 +22,10 @@ from quantspectrum.report.theme import (
     error_bars,
     figure,
     label,
+    log_axis,
 )
 
-__all__ = ["NAME_TAG", "shows_divergence", "tradeoff_figure"]
-
-NAME_TAG = "profile"
-"""Marks the labels that the page turns where they would run into each other."""
+__all__ = ["shows_divergence", "tradeoff_figure"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +105,10 @@ def tradeoff_figure(comparison: Comparison) -> Figure | None:
     data = [_variant_points(points, at, quality, recommended(comparison))]
     lines, texts = quality.levels
     if floor:
-        lines = (*lines, _level(floor, MUTED, "1px,3px"))
-        texts = (*texts, _level_text(quality.text_at(floor), "noise floor", MUTED, right=True))
+        lines = (*lines, level(floor, MUTED, "1px,3px"))
+        texts = (*texts, level_text(quality.text_at(floor), "noise floor", MUTED, right=True))
     names = [
-        _name(x, quality.text_at(point.drawn.value), point.row.profile)
+        name_beside(x, quality.text_at(point.drawn.value), point.row.profile)
         for x, point in zip(at, points, strict=True)
     ]
     if whole:
@@ -162,8 +159,8 @@ def _loss_axis(points: list[_Point]) -> _Quality:
     return _Quality(
         axis=axis("Loss increase (nats per token)", range=[low - room, high + room], nticks=7),
         levels=(
-            (_level(0.0, FAINT), _level(limit, ACCENT, "4px,3px")),
-            (_level_text(limit),),
+            (level(0.0, FAINT), level(limit, ACCENT, "4px,3px")),
+            (level_text(limit, f"+{percent(TOLERANCE)}", ACCENT),),
         ),
     )
 
@@ -176,12 +173,11 @@ def _divergence_axis(points: list[_Point], noise: float | None) -> _Quality:
     bottom = max(math.floor(math.log10(min(positive))), -12)
     top = max(math.log10(max(positive)), bottom + 1)
     return _Quality(
-        axis=axis(
+        axis=log_axis(
             "KL from the baseline (nats per token)",
-            type="log",
-            range=[bottom - 0.2, top + 0.15 * (top - bottom) + 0.1],
-            exponentformat="power",
-            dtick=1 if top - bottom > 2 else "D2",
+            top - bottom,
+            # Room for a name above the highest point, and for the baseline's below the foot.
+            range=[bottom - 0.13 * (top - bottom), top + 0.15 * (top - bottom) + 0.1],
         ),
         floor=10.0**bottom,
     )
@@ -250,63 +246,14 @@ def _baseline_point(at: float, quality: _Quality) -> dict[str, Any]:
 
 
 def _baseline_name(at: float, quality: _Quality) -> dict[str, Any]:
-    """Name under the baseline's point, or beside it at the foot of a logarithmic axis.
-
-    The variants' names are above theirs.
-    """
-    foot = quality.logarithmic
+    """Name under the baseline's point; the variants' names are above theirs."""
     return {
         "x": at,
         "y": quality.text_at(0.0),
-        "text": f"{BASELINE}: 0" if foot else BASELINE,
+        "text": f"{BASELINE}: 0" if quality.logarithmic else BASELINE,
         "showarrow": False,
-        "xanchor": "right" if foot else "center",
-        "xshift": -10 if foot else 0,
-        "yanchor": "bottom" if foot else "top",
-        "yshift": 0 if foot else -6,
+        "xanchor": "center",
+        "yanchor": "top",
+        "yshift": -6,
         "font": {"size": 14, "color": MUTED},
-    }
-
-
-def _name(x: float, y: float, text: str) -> dict[str, Any]:
-    return {
-        "name": NAME_TAG,
-        "x": x,
-        "y": y,
-        "text": label(text, LONGEST),
-        "showarrow": False,
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "xshift": 8,
-        "yshift": 1,
-        "font": {"size": 14, "color": INK},
-    }
-
-
-def _level(y: float, color: str, dash: str = "solid") -> dict[str, Any]:
-    return {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": y,
-        "y1": y,
-        "layer": "between",
-        "line": {"color": color, "width": 1.25, "dash": dash},
-    }
-
-
-def _level_text(
-    y: float, text: str = f"+{percent(TOLERANCE)}", color: str = ACCENT, *, right: bool = False
-) -> dict[str, Any]:
-    """Text at an end of the line; on the left, the axis leaves room before the first point."""
-    return {
-        "xref": "paper",
-        "x": 1 if right else 0,
-        "xanchor": "right" if right else "left",
-        "yanchor": "bottom",
-        "y": y,
-        "text": text,
-        "showarrow": False,
-        "font": {"size": 12, "color": color},
     }

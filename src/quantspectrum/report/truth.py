@@ -50,10 +50,11 @@ def truth_tables(truth: Truth) -> tuple[Table, ...]:
 
 def truth_sentence(truth: Truth) -> str:
     """Which lens foresaw best, and what none could exceed."""
-    said = f"Measured on {plural(truth.samples, 'sample')}"
+    said = "A line is what quantizing along one order costs, the lower the better. "
+    said += f"Measured on {plural(truth.samples, 'sample')}"
     said += "" if truth.held_out else ", not checked to be held out"
     if truth.best is not None:
-        said += f"; the smallest area under the curve is that of {truth.best}"
+        said += f"; the order that costs least is that of {truth.best} (area under the curve)"
     if truth.ceiling is not None:
         said += (
             f"; no lens can be expected to exceed a rank correlation of {truth.ceiling:.3f}, the "

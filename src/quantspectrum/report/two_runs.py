@@ -13,6 +13,7 @@ from quantspectrum.report.comparison import Comparison, ComparisonRow, compare
 from quantspectrum.report.html import page_parts, script_json, template
 from quantspectrum.report.inputs import RunFiles, read_run
 from quantspectrum.report.markdown import document_markdown
+from quantspectrum.report.marks import name_beside
 from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.tables import Document, Table
 from quantspectrum.report.theme import (
@@ -142,6 +143,12 @@ def _figure(names: tuple[str, str], both: tuple[Comparison, Comparison]) -> Figu
     return figure(
         data,
         **NAMED,
+        annotations=[
+            name_beside(100 * row.ratio, row.paired.value, row.profile, below=place == 1)
+            for place, comparison in enumerate(both)
+            for row in comparison.rows
+            if row.paired is not None and row.ratio is not None
+        ],
         xaxis=axis("Checkpoint, in % of the baseline's"),
         yaxis=axis("Loss increase (nats per token)"),
     )

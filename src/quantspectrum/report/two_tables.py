@@ -35,7 +35,8 @@ def unpaired(a: Evaluation, b: Evaluation) -> str | None:
     try:
         pairs.check_same_samples(a, b, ("the first", "the second"))
     except UserError as error:
-        return str(error).partition(";")[0]
+        # The last part is the remedy, which is of no use for two runs that are what they are.
+        return str(error).rpartition("; ")[0]
     hashes = [{d.sha256 for d in e.provenance.data if d.split == "evaluation"} for e in (a, b)]
     if not hashes[0] or not hashes[1]:
         return "the hash of the evaluation data is not recorded in both"
@@ -175,4 +176,6 @@ def _settings(files: RunFiles) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if value is None:
         return ABSENT
+    if isinstance(value, bool):
+        return yes_no(value)
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

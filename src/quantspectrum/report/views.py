@@ -37,7 +37,12 @@ ROWS_FIRST, ROWS_OTHERS, ROWS_UNDRAWN = 1000, 100, 20
 
 @dataclass(frozen=True, kw_only=True)
 class FigureView:
-    """A figure in the page: a heading, words for those who cannot see it, and its tables."""
+    """A figure in the page with its tables.
+
+    Attributes:
+        caption: How to read it, or what was found.
+        missing: Why there is no figure; empty where the caption says all there is to say.
+    """
 
     id: str
     title: str

@@ -16,18 +16,35 @@
   }
 
   // Names beside points are turned where one would run into the next point or out of the plot.
+  // Those above their points and those below are two rows.
   function turnCrowded(layout, width) {
-    const names = (layout.annotations ?? []).filter((a) => a.name === "profile");
+    // Paper (640 px) has room for the numbers of a matrix, but not for asides.
+    const out = [width < 700 && "aside", width < 600 && "square"];
+    layout.annotations = layout.annotations?.filter((a) => !out.includes(a.name));
+    const all = (layout.annotations ?? []).filter((a) => a.name === "profile");
+    for (const side of ["bottom", "top"]) turnRow(all.filter((a) => a.yanchor === side), layout, width);
+  }
+
+  function turnRow(names, layout, width) {
     if (names.length === 0) return;
-    const [low, high] = layout.xaxis.range;
-    const scale = (width - 80) / (high - low);
-    const stops = [...names.map((a) => a.x), high].sort((a, b) => a - b);
+    const xs = names.map((a) => a.x);
+    const [low, high] = layout.xaxis.range ?? [Math.min(...xs), Math.max(...xs)];
+    const scale = (width - 80) / (high - low || 1);
+    const stops = [...xs, high].sort((a, b) => a - b);
     const crowded = names.some((a) => {
       const next = stops.find((x) => x > a.x) ?? high;
       return (next - a.x) * scale < 7.5 * a.text.length + 20;
     });
     if (!crowded) return;
-    for (const a of names) Object.assign(a, { textangle: -40, xshift: 1, yshift: 7 });
+    let last = null;
+    for (const a of [...names].sort((one, other) => one.x - other.x)) {
+      // Too near for two turned names side by side: the second goes below.
+      const near = last !== null && (a.x - last) * scale < 24;
+      const below = a.yanchor === "top" || near;
+      last = near ? null : a.x;
+      Object.assign(a, { textangle: -40, xshift: below ? -2 : 1, yshift: below ? -6 : 7 });
+      if (below) Object.assign(a, { xanchor: "right", yanchor: "top" });
+    }
   }
 
   function draw(id) {
@@ -61,6 +78,15 @@
     return made;
   }
 
+  const row = (cells, tag) => make("tr", null, ...cells.map((cell) => make(tag, cell)));
+
+  function scrolled(table) {
+    const box = make("div", null, table);
+    box.className = "scroll";
+    box.tabIndex = 0;
+    return box;
+  }
+
   function drawBins({ title, first, shares, says }) {
     const space = "http://www.w3.org/2000/svg";
     const svg = document.createElementNS(space, "svg");
@@ -82,10 +108,10 @@
     svg.setAttribute("viewBox", "0 0 480 92");
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `${title}: ${says}`);
-    const numbers = shares.map((share, i) => `${power(i)} ${(100 * share).toFixed(2)} %`).join(", ");
-    const box = make("div", null, make("h4", title), svg, make("p", says),
-      make("details", null, make("summary", "Numbers"),
-        make("p", `Share of the values from each power of two up to its double: ${numbers}`)));
+    const numbers = make("table", null, make("thead", null, row(["Magnitude from", "Share of the values"], "th")),
+      make("tbody", null, ...shares.map((share, i) => row([power(i), `${(100 * share).toFixed(2)} %`], "td"))));
+    const box = make("div", null, make("h4", `${title}: share of the values by magnitude`), svg,
+      make("p", says), make("details", null, make("summary", "Numbers"), scrolled(numbers)));
     box.className = "histogram note";
     return box;
   }
@@ -101,16 +127,12 @@
     }
     body.append(facts);
     if (op.scores.length) {
-      const row = (cells, tag) => make("tr", null, ...cells.map((cell) => make(tag, cell)));
       const table = make("table", null, make("thead", null, row(ops.titles, "th")),
         make("tbody", null, ...op.scores.map(([report, rank, ...cells]) => {
           const [name, count] = ops.reports[report];
           return row([name, `${rank} of ${count}`, ...cells], "td");
         })));
-      const scroll = make("div", null, table);
-      scroll.className = "scroll";
-      scroll.tabIndex = 0;
-      body.append(scroll);
+      body.append(scrolled(table));
     }
     for (const [report, reason] of op.left) body.append(make("p", `${report}: ${reason}`));
     body.append(...op.histograms.map(drawBins));
