@@ -55,9 +55,11 @@ def main() -> None:
     parser.add_argument("--lens", action="append", default=[], help="NAME[,OPTION=VALUE...]")
     parser.add_argument("--lens-budget", type=float, help="seconds a lens of --lens may score for")
     parser.add_argument("--lens-batches", type=int, help="batches that a lens of --lens scores on")
+    parser.add_argument("--native-batches", type=int, help="batches that measured metrics take")
     parser.add_argument("--report", type=Path, action="append", default=[])
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--eval-samples", type=int, default=64)
+    parser.add_argument("--measure", type=int, help="measure on so many of the held-out samples")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument(
@@ -138,6 +140,7 @@ class Bench:
             data=self.data,
             ops=stages.OpsRequest(),
             format_name=self.fmt,
+            samples=self.args.measure,
             **({"shares": tuple(self.args.share)} if self.args.share else {}),
             progress=silent,
         )
@@ -173,6 +176,7 @@ class Bench:
                 fmt=self.fmt,
                 data=self.data,
                 joint=self.args.joint,
+                batches=self.args.native_batches,
                 noting=noting,
             )
             self.said |= scored

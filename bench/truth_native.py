@@ -25,6 +25,7 @@ def native_reports(
     fmt: str,
     data: stages.DataRequest,
     joint: bool,
+    batches: int | None,
     noting: Callable[..., AbstractContextManager[None]],
 ) -> dict[Path, dict[str, Any]]:
     """The report of each metric, with what making it took."""
@@ -35,13 +36,15 @@ def native_reports(
     for scan in scans:
         if all(paths[metric].with_suffix(".note").exists() for metric in scan):
             continue
-        with noting(*(paths[metric] for metric in scan)):
+        # The other metrics take a pass or two of the data: they see all of it.
+        limit = batches if scan[0] in MEASURED else None
+        with noting(*(paths[metric] for metric in scan), confidence_batches=limit):
             stages.sensitivity(
                 loaded,
                 {(metric, fmt): paths[metric] for metric in scan},
                 data=data,
                 ops=stages.OpsRequest(),
-                scoring=stages.ScoringRequest(metric=scan, format=(fmt,)),
+                scoring=stages.ScoringRequest(metric=scan, format=(fmt,), confidence_batches=limit),
                 base=base,
                 progress=lambda _steps: lambda: None,
             )

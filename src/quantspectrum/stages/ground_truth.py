@@ -42,6 +42,7 @@ def truth(
     ops: OpsRequest,
     format_name: str | None = None,
     shares: Sequence[float] = DEFAULT_SHARES,
+    samples: int | None = None,
     progress: Progress,
 ) -> Truth:
     """Measure every group alone and every lens's order on the evaluation split; write the record.
@@ -57,6 +58,7 @@ def truth(
         ops: Which ops are candidates.
         format_name: Preset that is measured; ``None`` is the first report's.
         shares: Shares of the weight bytes to measure at.
+        samples: Samples of the evaluation split to measure on, its first ones; ``None`` is all.
         progress: Given the number of steps, returns what is called after each.
 
     Raises:
@@ -76,6 +78,7 @@ def truth(
     splits = data.splits(loaded.takes_images)
     # A lens that saw no data saw none that was to be held out.
     held_out = [check_held_out(report, splits) for report in reports if report.provenance.data]
+    measured_on = splits.evaluation[:samples]
     fmt = preset(format_name) if format_name is not None else reports[0].format
     table = ops.table(loaded)
     groups = groups_of(table.candidates, loaded.storage_dtype.itemsize)
@@ -83,12 +86,12 @@ def truth(
     calibration = data.encode(loaded, splits.calibration)
     ranges = observe_op_ranges(loaded.model, names, calibration, loaded.device, fmt)
     plans = {fmt.name: plans_in(loaded, names, fmt, ranges)}
-    meter = meter_on(loaded, plans, splits.evaluation, data)
+    meter = meter_on(loaded, plans, measured_on, data)
     orders = orders_of(reports, groups)
     profiles = len(groups) + (len(orders) + 3 + RANDOM_ORDERS) * len(shares) + 1
     used = (
         identity(splits.calibration, splits.source, "calibration"),
-        identity(splits.evaluation, splits.source, "evaluation"),
+        identity(measured_on, splits.source, "evaluation"),
     )
     journal = out.with_suffix(".journal.jsonl")
     asked = _asked(loaded, fmt, used, data)
