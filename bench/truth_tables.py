@@ -11,7 +11,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-RESULTS = ("truth_smollm2", "truth_stories260k")
+RESULTS = (
+    "truth_smollm2",
+    "truth_stories260k_static",
+    "truth_stories260k_w8a8",
+    "truth_stories260k_w4a16",
+    "truth_demo_static",
+    "truth_demo_w8a8",
+)
+SCORES = "truth_smollm2_lenses"
 NAMES = {"smol": "SmolLM2-135M-Instruct", "quantspectrum-demo": "the demo model"}
 _PLACE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
@@ -31,7 +39,8 @@ def filled(page: str, results: Path) -> str:
         for name in RESULTS
         for fmt in formats(load(results, name))
     )
-    return _PLACE.sub(lambda _: made, page)
+    scores = scores_section(SCORES, load(results, SCORES))
+    return _PLACE.sub(lambda _: f"{made}\n{scores}", page)
 
 
 def load(results: Path, name: str) -> dict[str, Any]:
@@ -63,6 +72,34 @@ def section(name: str, result: dict[str, Any], fmt: str) -> str:
     for order in sorted(truth["orders"], key=lambda order: order["area"]["value"]):
         lines.append(line(order, rows.get(order["label"]), truth, fmt))
     absent = [f"- no `{one['lens']}`: {one['reason']}" for one in found.get("absent", ())]
+    return "\n".join([*lines, *([""] if absent else []), *absent]) + "\n"
+
+
+def scores_section(name: str, result: dict[str, Any]) -> str:
+    """A table of lenses whose scores are held against damages that another result measured."""
+    data, machine = result["data"], result["environment"]["device_name"]
+    lines = [
+        f"\n## {NAMES.get(result['model']['id'], result['model']['id'])}, `{result['format']}`, `{name}.json`\n",
+        f"Scores made on {result['environment']['device']} ({machine}), held against the {result['groups']} damages of "
+        f"`{result['damages_of']}`; samples of at most {data['max_length']} tokens from the same draw.\n",
+        "| lens | scored in | samples | groups | Spearman | seconds | memory |",
+        "|---|---|---:|---:|---|---:|---:|",
+    ]
+    for row in sorted(result["lenses"], key=lambda row: -(row["spearman"]["value"] or 0)):
+        options = " ".join(f"{key}={value}" for key, value in row["options"].items())
+        batches = (row.get("limits") or {}).get("confidence_batches")
+        samples = data["samples"] if batches is None else batches * data["batch_size"]
+        stopped = f" ({row['stopped_by']})" if row["stopped_by"] else ""
+        cells = [
+            f"{row['lens']} {options}".strip() + ("" if row["options"] else f" {row['base']}"),
+            f"`{row['format']}`" if row["format"] != result["format"] else "",
+            f"{samples}",
+            f"{row['groups']}{stopped}",
+            interval(row["spearman"]),
+            *cost({"seconds": None, "peak_bytes": None}, row),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    absent = [f"- no `{one['lens']}`: {one['reason']}" for one in result["absent"]]
     return "\n".join([*lines, *([""] if absent else []), *absent]) + "\n"
 
 
