@@ -18,6 +18,7 @@ RESULTS = (
     "truth_stories260k_w4a16",
     "truth_demo_static",
     "truth_demo_w8a8",
+    "truth_demo_w4a16",
 )
 SCORES = "truth_smollm2_lenses"
 NAMES = {"smol": "SmolLM2-135M-Instruct", "quantspectrum-demo": "the demo model"}
