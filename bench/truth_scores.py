@@ -50,7 +50,9 @@ def main() -> None:
     members = members_of(reports)
     rows = []
     for label, path, report in zip(labels_of(reports), paths, reports, strict=True):
-        said = {"options": {}, **json.loads(note_of(path).read_text())}
+        # The file is named after what was asked: LENS,OPTION=VALUE.
+        options = dict(part.split("=", 1) for part in path.stem.split(",")[1:])
+        said = {"options": options, **json.loads(note_of(path).read_text())}
         rows.append(lens_row(path, said) | held(label, group_scores(report, members), damages))
     result = {
         "bench": "truth_scores",
