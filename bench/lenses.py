@@ -57,7 +57,9 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--time-budget", type=float, default=60.0, help="of a lens")
-    parser.add_argument("--lens", action="append", help="these alone")
+    parser.add_argument(
+        "--lens", action="append", help="these alone; rows of others are kept from --out"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -82,10 +84,12 @@ def main() -> None:
         "native": [],
         "lenses": [],
     }
+    kept = kept_rows(args.out, result) if args.lens else {}
     with tempfile.TemporaryDirectory() as work:
         natives: dict[tuple[str, str], Path] = {}
         for index, (lens, fmt, options) in enumerate(CASES):
             if args.lens and lens not in args.lens:
+                result["lenses"] += kept.get(key_of(lens, fmt, options), [])
                 continue
             path = Path(work) / f"{index}.json"
             row = one(loaded, path, lens, fmt, options, data, args.time_budget)
@@ -99,6 +103,33 @@ def main() -> None:
             print(told(row), flush=True)
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+
+
+def key_of(lens: str, fmt: str | None, options: dict[str, str]) -> str:
+    return " ".join(
+        [lens, *([fmt] if fmt else []), *(f"{name}={value}" for name, value in options.items())]
+    )
+
+
+def kept_rows(out: Path, result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of an earlier call on the same model and data, by lens, options and format."""
+    if not out.exists():
+        return {}
+    before = json.loads(out.read_text())
+    if any(before[key] != result[key] for key in ("model", "data")):
+        raise SystemExit(f"{out} is of another model or data: give another --out, or no --lens")
+    result["native"] += before["native"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in before["lenses"]:
+        found.setdefault(
+            key_of(
+                row["lens"],
+                None if row["lens"].startswith("heuristic") else row["format"],
+                row["options"],
+            ),
+            [],
+        ).append(row)
+    return found
 
 
 def one(
@@ -128,6 +159,9 @@ def one(
     except UserError as error:
         return row | {"error": str(error), "seconds": time.perf_counter() - start}
     assert report.framework is not None
+    if not report.ops:
+        error = f"no op was scored: {report.stopped_by}"
+        return row | {"error": error, "seconds": time.perf_counter() - start}
     return row | {
         "format": report.format.name,
         "base": report.base,

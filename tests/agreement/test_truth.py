@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
-from quantspectrum.agreement.truth import TruthGroup, _prefixes, groups_of
+from quantspectrum.agreement.orders import TruthGroup, groups_of, orders_of, yardsticks_of
+from quantspectrum.agreement.truth import _prefixes
 from quantspectrum.artifacts import Op, SensitivityReport, Truth, read_artifact, write_artifact
 from quantspectrum.cli import main
 from quantspectrum.demo import model_dir
@@ -88,6 +90,7 @@ def test_yardsticks_bound_the_lenses(found: Truth) -> None:
         "heuristic:range",
         "heuristic:size",
         "measured",
+        "measured per byte",
         "inverted",
         "random 1",
         "random 2",
@@ -126,6 +129,51 @@ def test_prefixes_are_as_near_to_a_share_as_whole_groups_allow() -> None:
     assert [g.name for g in few] == ["0", "1"]
     assert [g.name for g in least] == ["0"]
     assert len(every) == 4
+
+
+def test_a_lens_of_damages_is_followed_per_byte_too_and_a_rule_of_thumb_is_not(
+    spoiled: Loaded, reports: list[Path]
+) -> None:
+    table = list_ops(spoiled.model, spoiled.layout, include=LANGUAGE.include)
+    groups = groups_of(table.candidates, 4)
+    report = read_artifact(reports[0], SensitivityReport)
+    # Every group has the same score, so that per byte the largest is the least sensitive.
+    even = tuple(
+        op.model_copy(update={"score": 1 / sum(o.group == op.group for o in report.ops)})
+        for op in report.ops
+    )
+    native = report.model_copy(update={"lens": "native:kl", "ops": even})
+    thumb, by_score, by_rate = orders_of([report, native], groups)
+    assert [order.label for order in (thumb, by_score, by_rate)] == [
+        "heuristic:range",
+        "native:kl",
+        "native:kl per byte",
+    ]
+    assert [order.per_byte for order in (thumb, by_score, by_rate)] == [False, False, True]
+    sizes = {group.name: group.weight_bytes for group in groups}
+    ordered = [sizes[name] for name in by_rate.groups]
+    assert ordered == sorted(ordered, reverse=True)
+    assert by_rate.scores == by_score.scores
+
+
+def test_per_byte_costs_least_on_the_way_where_damages_add_up() -> None:
+    damages = {"a": 1.0, "b": 2.0, "c": 0.5, "d": 4.0}
+    sizes = {"a": 10, "b": 60, "c": 2, "d": 5}
+    groups = [
+        TruthGroup(name=name, component="c", ops=(name,), weight_bytes=size)
+        for name, size in sizes.items()
+    ]
+
+    def area(order: tuple[str, ...]) -> float:
+        total = found = 0.0
+        for name in order:
+            found += sizes[name] * (total + damages[name] / 2)
+            total += damages[name]
+        return found
+
+    orders = {order.label: order.groups for order in yardsticks_of(groups, damages, 0)}
+    least = min(area(order) for order in permutations(damages))
+    assert area(orders["measured per byte"]) == least < area(orders["measured"])
 
 
 def test_groups_hold_the_bytes_of_their_weights() -> None:

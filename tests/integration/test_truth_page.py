@@ -14,6 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/truth.md"
 RESULTS = ROOT / "bench/results"
+PER_BYTE = (
+    "truth_stories260k_static",
+    "truth_stories260k_w8a8",
+    "truth_stories260k_w4a16",
+)
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def orders(name: str, fmt: str) -> dict[str, Any]:
 def test_the_tables_are_made_from_the_results(tables: ModuleType, tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert tables.filled(page, RESULTS) == page
-    for name in tables.RESULTS:
+    for name in (*tables.RESULTS, tables.SCORES):
         shutil.copy(RESULTS / f"{name}.json", tmp_path)
     changed = json.loads((tmp_path / "truth_smollm2.json").read_text())
     changed["formats"]["w8a8-static"]["truth"]["orders"][0]["seconds"] = 77.7
@@ -44,7 +49,7 @@ def test_the_tables_are_made_from_the_results(tables: ModuleType, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "fmt"),
-    [("truth_smollm2", "w8a8-static"), ("truth_stories260k", "w8a8-static")],
+    [("truth_smollm2", "w8a8-static"), ("truth_stories260k_static", "w8a8-static")],
 )
 def test_what_the_page_concludes(name: str, fmt: str) -> None:
     found = orders(name, fmt)
@@ -69,12 +74,39 @@ def test_the_fallback_direction_on_smollm2() -> None:
         assert interval["low"] < 0 < interval["high"]
 
 
-def test_where_single_damages_do_not_add_up() -> None:
-    found = orders("truth_stories260k", "w4a16")
-    kl = found["native:kl isolate"]
+def test_the_best_order_of_all_lenses_is_of_native_kl_or_visibility(tables: ModuleType) -> None:
+    for name in tables.RESULTS:
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        for found in result["formats"].values():
+            best = found["truth"]["best"].removesuffix(" per byte")
+            assert best in ("native:kl isolate", "native:visibility"), name
+
+
+@pytest.mark.parametrize("name", PER_BYTE)
+def test_per_byte_is_surely_better_on_stories260k(name: str) -> None:
+    (fmt,) = json.loads((RESULTS / f"{name}.json").read_text())["formats"]
+    found = orders(name, fmt)
+    assert found["truth"]["best"].endswith(" per byte")
+    for lens in ("native:kl isolate", "native:visibility"):
+        assert found[lens]["area_more"]["low"] > 0
+
+
+def test_what_was_put_down_to_interaction_was_the_bytes() -> None:
+    found = orders("truth_stories260k_w4a16", "w4a16")
+    kl, measured = found["native:kl isolate"], found["measured"]
     assert kl["spearman"]["low"] > 0.9
     for lens in ("heuristic:range", "heuristic:down-proj", "native:sqnr"):
-        assert found[lens]["area"]["value"] < min(
-            kl["area"]["value"], found["measured"]["area"]["value"]
-        )
-    assert kl["area_more"]["low"] > 0
+        area = found[lens]["area"]["value"]
+        assert area < min(kl["area"]["value"], measured["area"]["value"])
+        assert area > found["measured per byte"]["area"]["value"]
+        # Paired over the samples, against native kl per byte, which is the best.
+        assert found[lens]["area_more"]["low"] > 0
+
+
+def test_frameworks_on_smollm2() -> None:
+    result = json.loads((RESULTS / "truth_smollm2_lenses.json").read_text())
+    rows = {row["lens"]: row for row in result["lenses"] if not row["options"]}
+    assert rows["modelopt:gradient"]["spearman"]["low"] > 0.9
+    assert rows["inc:mse_v2"]["stopped_by"] == "time budget"
+    assert rows["inc:mse_v2"]["scored"] < rows["inc:mse_v2"]["found"]
+    assert "modelopt:kl_div" in {one["lens"] for one in result["absent"]}

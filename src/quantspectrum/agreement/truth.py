@@ -3,57 +3,27 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from quantspectrum.agreement.agree import group_scores, labels_of
+from quantspectrum.agreement.orders import Order, TruthGroup, yardsticks_of
 from quantspectrum.agreement.rank_statistics import kendall_interval, spearman_interval
 from quantspectrum.artifacts import (
     CurvePoint,
     GroupTruth,
     Interval,
-    Op,
     OrderTruth,
-    SensitivityReport,
-    by_group,
 )
 from quantspectrum.spectrum.costs import count_nearest
+from quantspectrum.spectrum.kept_meter import KeptMeter
 from quantspectrum.spectrum.meter import Meter, Ops, Reading, ops_sha256
 from quantspectrum.spectrum.quality_budget import kl_of, nll_of, ratio
 from quantspectrum.statistics import spearman
 
-__all__ = ["DEFAULT_SHARES", "Order", "TruthGroup", "groups_of", "measure_truth", "orders_of"]
+__all__ = ["DEFAULT_SHARES", "measure_truth"]
 
 DEFAULT_SHARES = (*(number / 10 for number in range(1, 10)), 0.95, 0.975)
 """Evenly spaced, and closing in on everything: the last groups hold most of the damage."""
-
-RANDOM_ORDERS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class TruthGroup:
-    """Ops that share a format, with the bytes of their weights in high precision."""
-
-    name: str
-    component: str
-    ops: tuple[str, ...]
-    weight_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """Groups, the least sensitive first, and what is known of whoever put them so.
-
-    Attributes:
-        scores: Scores of the groups it ranks.
-    """
-
-    label: str
-    groups: tuple[str, ...]
-    scores: Mapping[str, float] | None = None
-    seconds: float | None = None
-    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,57 +36,8 @@ class Measured:
     best: str | None
 
 
-def groups_of(ops: Sequence[Op], bytes_a_value: int) -> list[TruthGroup]:
-    """Groups of candidates, in the order of their names."""
-    return [
-        TruthGroup(
-            name=name,
-            component=some[0].component,
-            ops=tuple(sorted(op.name for op in some)),
-            weight_bytes=sum(math.prod(op.shape) for op in some) * bytes_a_value,
-        )
-        for name, some in sorted(by_group(ops).items())
-    ]
-
-
-def orders_of(reports: Sequence[SensitivityReport], groups: Sequence[TruthGroup]) -> list[Order]:
-    """The order of each report; groups that it does not rank come last, by name."""
-    found = []
-    members = {group.name: group.ops for group in groups}
-    for label, report in zip(labels_of(reports), reports, strict=True):
-        scores = group_scores(report, members)
-        found.append(
-            Order(
-                label=label,
-                groups=_ascending([group.name for group in groups], scores),
-                scores=scores,
-                seconds=_seconds(report),
-                peak_bytes=_peak(report),
-            )
-        )
-    return found
-
-
-def _ascending(names: Sequence[str], scores: Mapping[str, float]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=lambda n: (n not in scores, scores.get(n, 0.0), n)))
-
-
-def _seconds(report: SensitivityReport) -> float:
-    framework = report.framework
-    if framework is not None and framework.seconds is not None:
-        return framework.seconds
-    return report.provenance.wall_s
-
-
-def _peak(report: SensitivityReport) -> int | None:
-    framework = report.framework
-    if framework is not None and framework.peak_bytes is not None:
-        return framework.peak_bytes
-    return report.provenance.peak_device_bytes or report.provenance.peak_host_bytes
-
-
 def measure_truth(
-    meter: Meter,
+    meter: Meter | KeptMeter,
     groups: Sequence[TruthGroup],
     orders: Sequence[Order],
     fmt: str,
@@ -141,7 +62,7 @@ def measure_truth(
     damages = {
         name: _kl(reading, meter.baseline).value for name, reading in zip(names, alone, strict=True)
     }
-    yardsticks = _yardsticks(names, damages, seed)
+    yardsticks = yardsticks_of(groups, damages, seed)
     every = [*orders, *yardsticks]
     by_name = {group.name: group for group in groups}
     prefixes = {
@@ -188,19 +109,6 @@ def measure_truth(
         ceiling=_ceiling(alone, meter.baseline),
         best=best,
     )
-
-
-def _yardsticks(names: Sequence[str], damages: Mapping[str, float], seed: int) -> list[Order]:
-    by_damage = sorted(names, key=lambda name: (damages[name], name))
-    found = [
-        Order(label="measured", groups=tuple(by_damage)),
-        Order(label="inverted", groups=tuple(by_damage[::-1])),
-    ]
-    for number in range(RANDOM_ORDERS):
-        shuffled = sorted(names)
-        random.Random(f"{seed} {number}").shuffle(shuffled)
-        found.append(Order(label=f"random {number + 1}", groups=tuple(shuffled)))
-    return found
 
 
 def _ops(groups: Sequence[TruthGroup], fmt: str) -> Ops:
@@ -269,7 +177,7 @@ def _judged(
 ) -> OrderTruth:
     sums = _area_sums(curve)
     spear = tau = None
-    if order.scores is not None:
+    if order.scores is not None and not order.per_byte:
         names = sorted(order.scores)
         pair = [order.scores[name] for name in names], [damages[name] for name in names]
         spear, tau = spearman_interval(*pair, seed=seed), kendall_interval(*pair, seed=seed)
@@ -286,6 +194,7 @@ def _judged(
     return OrderTruth(
         label=order.label,
         kind="lens" if kind == "lens" else "yardstick",
+        per_byte=order.per_byte,
         spearman=spear,
         kendall=tau,
         curve=points,

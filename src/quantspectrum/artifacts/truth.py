@@ -50,9 +50,12 @@ class OrderTruth(Record):
 
     Attributes:
         label: The lens, or ``random``, ``inverted`` and ``measured`` (by the measured damages
-            themselves, forwards and backwards).
+            themselves, forwards and backwards), with ``per byte`` where that is its order.
         kind: A lens's ranking, or a yardstick.
-        spearman: Rank correlation of its group scores with the measured damages.
+        per_byte: The groups are in the order of their scores per byte of weights, as budgets of bytes
+            take them, and not of the scores themselves.
+        spearman: Rank correlation of its group scores with the measured damages; ``None`` of an order
+            per byte, whose scores are those of the order beside it.
         kendall: Kendall's tau-b of the same.
         curve: Damage along the order.
         area: Area under the curve over shares from 0 to 1 (trapezoids): the mean KL of all sizes of
@@ -67,6 +70,7 @@ class OrderTruth(Record):
 
     label: str
     kind: Literal["lens", "yardstick"]
+    per_byte: bool = False
     spearman: RankInterval | None
     kendall: RankInterval | None
     curve: tuple[CurvePoint, ...]

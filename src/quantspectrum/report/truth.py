@@ -70,7 +70,8 @@ def orders_table(truth: Truth) -> Table:
         caption="Rank correlation of an order's group scores with the measured damages, and its area: "
         "the mean KL over all shares of bytes quantized, nats per token, smaller is better; alone and "
         "less the best lens's, paired over samples. `measured` orders by the measured damages, "
-        "`inverted` the other way round. Intervals are 95 %: of rank correlations over the groups, "
+        "`inverted` the other way round, and `per byte` by scores per byte of weights, as budgets of "
+        "bytes do. Intervals are 95 %: of rank correlations over the groups, "
         f"of areas and KL over the samples. {KL_TOKENS}",
         columns=columns(
             *(

@@ -13,6 +13,7 @@ from quantspectrum.formats import Format
 __all__ = [
     "Group",
     "Scored",
+    "adds_up",
     "check_additive",
     "check_comparable",
     "rank_groups",
@@ -95,13 +96,18 @@ def scored_groups(reports: Sequence[SensitivityReport]) -> Scored:
     )
 
 
+def adds_up(lens: str) -> bool:
+    """Whether a lens's scores are damages, which can be added up, and not an order alone."""
+    return not lens.startswith(_ORDERS)
+
+
 def check_additive(lens: str) -> None:
     """Refuse to add up, or to compare across formats, what is only an order.
 
     Raises:
         UserError: The lens is a rule of thumb.
     """
-    if lens.startswith(_ORDERS):
+    if not adds_up(lens):
         raise UserError(
             f"the scores of {lens} are an order and no damage, which budgets and several formats "
             "need; cut by share of groups with --cut, or score with a metric"
