@@ -8,6 +8,7 @@ from pathlib import Path
 from quantspectrum.artifacts import DataIdentity, Manifest, Spectrum, read_artifact, sha256_file
 from quantspectrum.backends import BACKENDS, inc, inc_static, modelopt, onnx
 from quantspectrum.backends.isolated import IsolatedBackend, quantize_isolated, read_options
+from quantspectrum.backends.parts import text_samples
 from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.splits import Splits, identity
 from quantspectrum.errors import UserError
@@ -82,9 +83,10 @@ def write_variant(
     data: tuple[DataIdentity, ...] = ()
     if backend.needs_calibration(chosen):
         drawn = splits(loaded.takes_images)
+        samples = text_samples(drawn.calibration, backend.NAME, backend.part(loaded))
         # One a batch: frameworks do not know of padding.
-        batches = encode_for(loaded, drawn.calibration, batch_size=1, max_length=max_length)
-        data = (identity(drawn.calibration, drawn.source, "calibration"),)
+        batches = encode_for(loaded, samples, batch_size=1, max_length=max_length)
+        data = (identity(samples, drawn.source, "calibration"),)
     return quantize_isolated(
         loaded,
         read_artifact(spectrum_path, Spectrum),

@@ -25,6 +25,7 @@ from quantspectrum.backends.isolated import (
     check_linears,
     check_one_format,
 )
+from quantspectrum.backends.parts import whole as part
 from quantspectrum.backends.probing import distance, logits_of, probe_batches, simulated_logits
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
@@ -41,6 +42,7 @@ __all__ = [
     "OPTIONS",
     "check",
     "needs_calibration",
+    "part",
     "predicted_bytes",
     "saved_logits",
     "write",
