@@ -199,7 +199,7 @@ def test_no_bit_is_left_where_the_processor_is_another(monkeypatch: pytest.Monke
     [
         ("inc", "llama", "w8a8-static", "backend inc writes format w8a8, and the profile gives"),
         ("inc", "vit", "w8a8", "quantizes models that write text"),
-        ("inc-static", "qwen2.5-vl", "inc", "writes text language models"),
+        ("inc-static", "vit", "inc", "writes language models, with or without pictures"),
         ("inc-static", "llama", "w8a8", "writes formats inc and inc-reduce-range"),
         ("modelopt", "llama", "w8a8", "writes w8a8-static"),
         ("modelopt", "vit", "fp8", "exports models that write text"),
