@@ -31,12 +31,13 @@ def isolated_named(name: str) -> IsolatedBackend | None:
     return ISOLATED.get(name)
 
 
-def check_backend(name: str, *, evaluated: bool = False) -> None:
-    """Refuse the name of a backend there is not.
+def check_backend(name: str, *, evaluated: bool = False, options: Sequence[str] = ()) -> None:
+    """Refuse the name of a backend there is not, and settings that it does not have.
 
     Args:
         name: The name.
         evaluated: The variants will be evaluated, so that transformers has to load them.
+        options: Its settings, ``NAME=VALUE``.
 
     Raises:
         UserError: See above.
@@ -49,6 +50,10 @@ def check_backend(name: str, *, evaluated: bool = False) -> None:
             f"variants of backend {name} are loaded by {' and '.join(ISOLATED[name].LOADERS)}, "
             "not by transformers, so that a run cannot evaluate them; use `quantspectrum quantize`"
         )
+    if options and name not in ISOLATED:
+        raise UserError(f"--backend-option is of frameworks' backends; {name} has none")
+    if options:
+        ISOLATED[name].needs_calibration(read_options(ISOLATED[name], options))
 
 
 def write_variant(

@@ -107,7 +107,11 @@ class IsolatedBackend(Protocol):
         ...
 
     def needs_calibration(self, options: Mapping[str, str]) -> bool:
-        """Whether it runs the model on calibration samples."""
+        """Whether it runs the model on calibration samples.
+
+        Raises:
+            UserError: A setting has a value that it cannot have.
+        """
         ...
 
     def predicted_bytes(self, loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:

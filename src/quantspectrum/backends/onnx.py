@@ -129,8 +129,9 @@ def part(loaded: Loaded) -> Part | None:
     return Part(components=tuple(name for name in _TEXT if name in known), why=_NO_VISION)
 
 
-def needs_calibration(_options: Mapping[str, str]) -> bool:
+def needs_calibration(options: Mapping[str, str]) -> bool:
     """ONNX Runtime observes the inputs itself."""
+    reduces_range(options.get("reduce_range", "auto"))
     return True
 
 

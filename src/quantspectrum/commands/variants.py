@@ -30,7 +30,7 @@ def quantize(args: Args) -> int:
     from quantspectrum.backends.frameworks import check_backend
 
     out = Path(args.out)
-    check_backend(args.backend)
+    check_backend(args.backend, options=args.backend_option or ())
     treatment = stages.TreatmentOptions(
         transform=args.transform, algorithm=args.algorithm, strength=args.smoothing
     )
