@@ -193,6 +193,14 @@ def test_onnx_holds_the_language_model_of_a_vlm(
     expected = models_tiny.logits(loaded.model, batch)[there]
     error = (torch.from_numpy(found)[there] - expected).norm() / expected.norm()
     assert 0 < error < 0.3
+    # It is evaluated as the text model that it is, and takes no pictures.
+    measured = ["evaluate", str(tmp_path / "v"), "--quiet", "--calibration", "2", "--samples", "2"]
+    measured += ["--eval-samples", "2", "--max-new-tokens", "2", "--max-length", "64"]
+    measured += ["--out", str(tmp_path / "e.json"), "--data"]
+    assert main([*measured, f"text:{text}"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main([*measured, "demo"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def _one_op(loaded: Loaded, op: str) -> Spectrum:
