@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,32 @@ def test_a_linear_is_torchs_quantized_linear(name: str, seed: int, bias: bool, r
     theirs = torch_output(module, x, calibration, name == "inc-reduce-range")
     ours = simulated(module, x, made)
     assert_same_codes(ours, theirs, made.integer_kernel().output[0])
+
+
+@given(seed=SEEDS)
+def test_engine_x86_keeps_the_bias_as_it_is(seed: int) -> None:
+    if "x86" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this build of PyTorch has no x86 engine")
+    module = linear(seed, bias=True)
+    # Within the range, where 7 bits overflow on no processor.
+    x = random(seed + 2, 30, 24)
+    made = replace(plan(module, "inc-reduce-range", x), rounds_bias=False)
+    torch.backends.quantized.engine = "x86"
+    try:
+        theirs = torch_output(module, x, x, reduce_range=True)
+    finally:
+        torch.backends.quantized.engine = "qnnpack"
+    assert_same_codes(simulated(module, x, made), theirs, made.integer_kernel().output[0])
+
+
+def test_a_bias_between_two_integers_tells_the_engines_apart() -> None:
+    calibration = torch.linspace(0, 1.27, 30).view(-1, 1)
+    module = nn.Linear(1, 1).requires_grad_(False)
+    module.weight.data, module.bias.data = torch.tensor([[0.01]]), torch.tensor([3.7e-7])
+    made = plan(module, "inc-reduce-range", calibration)
+    both = [simulated(module, calibration, replace(made, rounds_bias=r)) for r in (True, False)]
+    assert made.integer_kernel().rounds_bias
+    assert not torch.equal(*both)
 
 
 @given(seed=SEEDS, bias=st.booleans())

@@ -129,12 +129,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--spectrum", required=True, metavar="FILE", help="the spectrum")
     one.add_argument("--profile", required=True, metavar="NAME", help="one of its profiles")
-    one.add_argument(
-        "--backend-option",
-        action="append",
-        metavar="NAME=VALUE",
-        help="a setting of a framework's backend, such as iters=200 of inc; again for more",
-    )
     one.add_argument("--out", required=True, help="checkpoint directory to make")
     one.set_defaults(call=commands.quantize)
 

@@ -17,6 +17,10 @@ little to matter: with :math:`s_w = 2 \max|w| / 255` every channel's extreme wei
 negative, lies half-way between -128 and -127, and in a deep model one code that moves changes the
 rounding of all that follows. On small models INC's numbers move by up to 15 % of themselves.
 
+That is engine ``qnnpack``. Engine ``x86`` (FBGEMM, oneDNN) keeps the bias as it is:
+:math:`A = a W^\top + b / (s_w s)` (``rounds_bias=False``). Its sums of 8-bit activations overflow on
+processors without VNNI, for which there are those of 7 bits.
+
 Sources: ``torch/ao/quantization/observer.py: UniformQuantizationObserverBase`` and
 ``aten/src/ATen/native/quantized/cpu/qlinear.cpp: PackedLinearWeightsQnnp::apply_impl``. The clamp
 is that of uint8, also where the observer used fewer bits. ``torch.quantize_per_tensor`` of torch
@@ -76,19 +80,24 @@ class IntegerKernel:
     Attributes:
         input: Scale and zero point of the input.
         output: Scale and zero point of the output.
+        rounds_bias: Whether the bias is rounded to integers, as engine ``qnnpack`` does.
     """
 
     input: tuple[Tensor, Tensor]
     output: tuple[Tensor, Tensor]
+    rounds_bias: bool = True
 
     @classmethod
-    def of(cls, fmt: Format, input_range: Range, output_range: Range) -> IntegerKernel:
+    def of(
+        cls, fmt: Format, input_range: Range, output_range: Range, *, rounds_bias: bool = True
+    ) -> IntegerKernel:
         """The kernel of an op whose format is :attr:`~quantspectrum.formats.Format.integer`."""
         assert fmt.activation is not None
         assert fmt.output is not None
         return cls(
             activation_qparams(input_range, fmt.activation),
             activation_qparams(output_range, fmt.output),
+            rounds_bias,
         )
 
     def codes(self, x: Tensor) -> Tensor:
@@ -118,7 +127,8 @@ class IntegerKernel:
         integers, weight_scale = weight
         scale = weight_scale.flatten() * self.input[0]
         if bias is not None:
-            bias = torch.round(bias.float() * scale.reciprocal())
+            bias = bias.float() * scale.reciprocal()
+            bias = torch.round(bias) if self.rounds_bias else bias
         total = product(codes, integers.float(), bias)
         # Channels are the last dimension of a Linear's output, and before a convolution's space.
         scale = (scale / self.output[0]).view(-1, *[1] * (integers.ndim - 2))

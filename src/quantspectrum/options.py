@@ -301,6 +301,12 @@ def backend_options() -> argparse.ArgumentParser:
         help="what writes variants: compressed-tensors, or with a framework of its own inc, "
         "inc-static, modelopt or onnx (docs/backends.md)",
     )
+    group.add_argument(
+        "--backend-option",
+        action="append",
+        metavar="NAME=VALUE",
+        help="a setting of a framework's backend, such as iters=200 of inc; again for more",
+    )
     return group
 
 

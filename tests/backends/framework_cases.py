@@ -41,6 +41,14 @@ def calibration(loaded: Loaded) -> list[Batch]:
     return batches
 
 
+def batches_for(loaded: Loaded, backend: str) -> list[Batch]:
+    """Those of them that a backend takes."""
+    batches = calibration(loaded)
+    if ISOLATED[backend].part(loaded) is None:
+        return batches
+    return [batch for batch in batches if "pixel_values" not in batch.inputs]
+
+
 def spectrum_of(loaded: Loaded, fmt: str, drop: str = KEPT) -> Spectrum:
     ops = [Op(**vars(op)) for op in list_ops(loaded.model, loaded.layout).candidates]
     names = [op.name for op in ops if drop not in op.name]
@@ -78,7 +86,7 @@ def write(
         out,
         backend=ISOLATED[backend],
         spectrum_sha256="abc",
-        calibration=calibration(loaded),
+        calibration=batches_for(loaded, backend),
         **more,
     )
 

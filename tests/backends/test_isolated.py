@@ -22,7 +22,9 @@ from quantspectrum.backends.exported import (
 )
 from quantspectrum.backends.frameworks import ISOLATED, check_backend
 from quantspectrum.backends.isolated import read_options
+from quantspectrum.backends.parts import text_samples
 from quantspectrum.backends.quantize import plans_of
+from quantspectrum.data.probe import probe_samples
 from quantspectrum.errors import UserError
 from quantspectrum.isolation import WorkerError
 
@@ -197,11 +199,11 @@ def test_no_bit_is_left_where_the_processor_is_another(monkeypatch: pytest.Monke
     [
         ("inc", "llama", "w8a8-static", "backend inc writes format w8a8, and the profile gives"),
         ("inc", "vit", "w8a8", "quantizes models that write text"),
-        ("inc-static", "qwen2.5-vl", "inc", "writes text language models"),
+        ("inc-static", "vit", "inc", "writes language models, with or without pictures"),
         ("inc-static", "llama", "w8a8", "writes formats inc and inc-reduce-range"),
         ("modelopt", "llama", "w8a8", "writes w8a8-static"),
         ("modelopt", "vit", "fp8", "exports models that write text"),
-        ("onnx", "qwen2.5-vl", "w8a8-static", "vision tower"),
+        ("onnx", "qwen2.5-vl", "w8a8", "writes static int8 inputs"),
         ("onnx", "bert", "w8a8-static", "not masked-lm"),
         ("onnx", "llama", "w8a8", "writes static int8 inputs"),
     ],
@@ -213,6 +215,29 @@ def test_what_a_backend_cannot_write_is_told_first(
     with pytest.raises(UserError, match=told):
         cases.write(loaded, cases.spectrum_of(loaded, fmt), backend, tmp_path / "v")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_has_nothing_to_do_of_the_vision_tower_alone(tmp_path: Path) -> None:
+    loaded = models_tiny.loaded(models_tiny.qwen2_5_vl())
+    spectrum = cases.spectrum_of(loaded, "w8a8-static", drop="language_model")
+    profile = spectrum.profile("most")
+    vision = {op: fmt for op, fmt in profile.ops.items() if "visual" in op}
+    spectrum = spectrum.model_copy(
+        update={"profiles": (profile.model_copy(update={"ops": vision}),)}
+    )
+    with pytest.raises(UserError, match=r"writes language and head alone.*cannot trace.*inc and"):
+        cases.write(loaded, spectrum, "onnx", tmp_path / "v")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_takes_text_is_calibrated_on_text() -> None:
+    loaded = models_tiny.loaded(models_tiny.qwen2_5_vl())
+    samples = probe_samples(image=True)
+    part = onnx.part(loaded)
+    assert text_samples(samples, "onnx", part) == probe_samples(image=False)
+    assert text_samples(samples, "inc", inc.part(loaded)) == samples
+    with pytest.raises(UserError, match="every calibration sample has a picture; give --data text"):
+        text_samples(samples[4:], "onnx", part)
 
 
 @pytest.mark.parametrize("name", ["inc", "inc-static", "modelopt"])

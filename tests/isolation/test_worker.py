@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,8 +74,56 @@ def test_a_failure_is_one_sentence_with_the_last_line(write: Write, tmp_path: Pa
 def test_what_was_written_before_the_time_was_up_counts(write: Write, tmp_path: Path) -> None:
     name = write("import time\nwrite_result({'partial': True})\ntime.sleep(60)\n")
     start = time.monotonic()
-    assert run_worker("inc", name, {}, tmp_path, timeout=2) == {"partial": True}
+    found = run_worker("inc", name, {}, tmp_path, timeout=2)
+    assert found == {"partial": True, "stopped_by": "time budget"}
     assert time.monotonic() - start < 30
+
+
+def _interrupt_when(reached: Callable[[], bool]) -> None:
+    """Ctrl-C for this process as soon as something is so."""
+
+    def wait() -> None:
+        end = time.monotonic() + 60
+        while not reached() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_what_was_written_before_an_interrupt_is_kept_where_asked(
+    write: Write, tmp_path: Path
+) -> None:
+    name = write("import time\nwrite_result({'partial': True})\ntime.sleep(60)\n")
+    result = tmp_path / "result.json"
+    _interrupt_when(result.is_file)
+    found = run_worker("inc", name, {}, tmp_path, keep_interrupted=True)
+    assert found == {"partial": True, "stopped_by": "interrupted"}
+    result.unlink()
+    _interrupt_when(result.is_file)
+    with pytest.raises(KeyboardInterrupt):
+        run_worker("inc", name, {}, tmp_path)
+
+
+def test_an_interrupt_before_anything_was_written_is_passed_on(
+    write: Write, tmp_path: Path
+) -> None:
+    name = write("import time\nopen('begun', 'w').close()\ntime.sleep(60)\n")
+    _interrupt_when((tmp_path / "begun").is_file)
+    with pytest.raises(KeyboardInterrupt):
+        run_worker("inc", name, {}, tmp_path, keep_interrupted=True)
+
+
+def test_a_worker_may_end_its_step_first(write: Write, tmp_path: Path) -> None:
+    name = write(
+        "import time\nfrom _exchange import Budget\nbudget = Budget(None, until_interrupted=True)\n"
+        "open('begun', 'w').close()\n"
+        "while not budget.over:\n    time.sleep(0.01)\n"
+        "write_result({'whole': True, 'stopped_by': 'time budget'})\n"
+    )
+    _interrupt_when((tmp_path / "begun").is_file)
+    found = run_worker("inc", name, {}, tmp_path, keep_interrupted=True)
+    assert found == {"whole": True, "stopped_by": "interrupted"}
 
 
 def test_a_worker_that_does_not_heed_is_killed(

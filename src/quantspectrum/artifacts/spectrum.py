@@ -315,6 +315,8 @@ class WriterNote(Record):
         settings: What it was told, and what it chose itself.
         notes: What was put right, and what readers must know.
         loaders: What loads the variant.
+        components: Components of the model that the variant holds; none where it is the whole.
+        left_out: Ops of the profile that are in none of these.
         seconds: Wall time of its process.
         peak_bytes: Peak memory of its process.
     """
@@ -324,6 +326,8 @@ class WriterNote(Record):
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     loaders: tuple[str, ...]
+    components: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     seconds: float | None = None
     peak_bytes: int | None = None
 

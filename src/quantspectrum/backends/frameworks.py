@@ -8,6 +8,7 @@ from pathlib import Path
 from quantspectrum.artifacts import DataIdentity, Manifest, Spectrum, read_artifact, sha256_file
 from quantspectrum.backends import BACKENDS, inc, inc_static, modelopt, onnx
 from quantspectrum.backends.isolated import IsolatedBackend, quantize_isolated, read_options
+from quantspectrum.backends.parts import text_samples
 from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.splits import Splits, identity
 from quantspectrum.errors import UserError
@@ -30,12 +31,13 @@ def isolated_named(name: str) -> IsolatedBackend | None:
     return ISOLATED.get(name)
 
 
-def check_backend(name: str, *, evaluated: bool = False) -> None:
-    """Refuse the name of a backend there is not.
+def check_backend(name: str, *, evaluated: bool = False, options: Sequence[str] = ()) -> None:
+    """Refuse the name of a backend there is not, and settings that it does not have.
 
     Args:
         name: The name.
         evaluated: The variants will be evaluated, so that transformers has to load them.
+        options: Its settings, ``NAME=VALUE``.
 
     Raises:
         UserError: See above.
@@ -48,6 +50,10 @@ def check_backend(name: str, *, evaluated: bool = False) -> None:
             f"variants of backend {name} are loaded by {' and '.join(ISOLATED[name].LOADERS)}, "
             "not by transformers, so that a run cannot evaluate them; use `quantspectrum quantize`"
         )
+    if options and name not in ISOLATED:
+        raise UserError(f"--backend-option is of frameworks' backends; {name} has none")
+    if options:
+        ISOLATED[name].needs_calibration(read_options(ISOLATED[name], options))
 
 
 def write_variant(
@@ -82,9 +88,10 @@ def write_variant(
     data: tuple[DataIdentity, ...] = ()
     if backend.needs_calibration(chosen):
         drawn = splits(loaded.takes_images)
+        samples = text_samples(drawn.calibration, backend.NAME, backend.part(loaded))
         # One a batch: frameworks do not know of padding.
-        batches = encode_for(loaded, drawn.calibration, batch_size=1, max_length=max_length)
-        data = (identity(drawn.calibration, drawn.source, "calibration"),)
+        batches = encode_for(loaded, samples, batch_size=1, max_length=max_length)
+        data = (identity(samples, drawn.source, "calibration"),)
     return quantize_isolated(
         loaded,
         read_artifact(spectrum_path, Spectrum),

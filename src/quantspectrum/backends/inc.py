@@ -20,6 +20,7 @@ from quantspectrum.backends.answers import note_of
 from quantspectrum.backends.compressed_tensors import predicted_bytes as predicted_bytes
 from quantspectrum.backends.exported import Exported, adopt, stored_weights, verified
 from quantspectrum.backends.isolated import Task, Written, ask_worker
+from quantspectrum.backends.parts import whole as part
 from quantspectrum.backends.probing import (
     distance,
     logits_of,
@@ -41,6 +42,7 @@ __all__ = [
     "OPTIONS",
     "check",
     "needs_calibration",
+    "part",
     "predicted_bytes",
     "write",
 ]

@@ -25,6 +25,7 @@ from quantspectrum.backends.isolated import (
     check_linears,
     check_one_format,
 )
+from quantspectrum.backends.parts import whole as part
 from quantspectrum.backends.probing import distance, logits_of, probe_batches, simulated_logits
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
@@ -41,6 +42,7 @@ __all__ = [
     "OPTIONS",
     "check",
     "needs_calibration",
+    "part",
     "predicted_bytes",
     "saved_logits",
     "write",
@@ -58,13 +60,13 @@ def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
     """Refuse what INC 3.7's static PTQ does not do.
 
     Raises:
-        UserError: The model is no plain text model, an op is not a Linear, the format is another,
-            or the model is not in float32.
+        UserError: The model writes no text, an op is not a Linear, the format is another, or the
+            model is not in float32.
     """
-    if loaded.task != "causal-lm":
+    if not loaded.generates:
         raise UserError(
-            f"backend {NAME} writes text language models; use --backend inc, whose checkpoints "
-            "also hold models that see pictures"
+            f"backend {NAME} writes language models, with or without pictures, not {loaded.task}; "
+            f"use --backend {compressed_tensors.NAME}"
         )
     if loaded.identity.dtype != "float32":
         raise UserError(f"INC 3.7's integer kernels take float32: give --dtype float32 to {NAME}")
@@ -105,7 +107,7 @@ def write(task: Task, directory: Path) -> Written:
         batches={"calibration": _inputs(task.calibration), "probe": _inputs(probes)},
     )
     check_quantized("INC", task.plans, result["quantized"])
-    verification = _verify(task, probes, probe_logits(task.directory))
+    verification = _verify(task, probes)
     shutil.copy2(task.directory / "saved" / "best_model.pt", directory)
     loaded.config.save_pretrained(directory)
     loaded.processor.save_pretrained(directory)
@@ -132,10 +134,10 @@ def _config(plans: Mapping[str, OpPlan]) -> dict[str, Any]:
 
 
 def _inputs(batches: Sequence[Batch]) -> list[Batch]:
-    """Batches of the tokens alone: of one sample each, they have no padding to hide."""
+    """Batches without a mask: of one sample each, they have no padding to hide."""
     return [
         Batch(
-            inputs={"input_ids": batch.inputs["input_ids"]},
+            inputs={k: v for k, v in batch.inputs.items() if k != "attention_mask"},
             target=batch.target,
             sample_ids=batch.sample_ids,
             kinds=batch.kinds,
@@ -144,12 +146,21 @@ def _inputs(batches: Sequence[Batch]) -> list[Batch]:
     ]
 
 
-def _verify(task: Task, probes: Sequence[Batch], theirs: Sequence[Tensor]) -> Verification:
+def _verify(task: Task, probes: Sequence[Batch]) -> Verification:
     """Compare what the saved model computes with our integer simulation of it."""
+    theirs = probe_logits(task.directory)
     loaded, fmt = task.loaded, next(iter(task.plans.values())).format
+    act = fmt.activation
+    assert act is not None
     ranges = observe_op_ranges(loaded.model, list(task.plans), task.calibration, loaded.device, fmt)
     plans = {
-        op: OpPlan(format=fmt, input_range=ranges.inputs[op], output_range=ranges.outputs[op])
+        op: OpPlan(
+            format=fmt,
+            input_range=ranges.inputs[op],
+            output_range=ranges.outputs[op],
+            # 7 bits are for engine x86, which the worker takes for them.
+            rounds_bias=act.bits == 8,
+        )
         for op in task.plans
     }
     ours = distance(theirs, simulated_logits(loaded, plans, probes))

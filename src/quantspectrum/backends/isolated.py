@@ -25,6 +25,7 @@ from quantspectrum.artifacts import (
 )
 from quantspectrum.backends import compressed_tensors
 from quantspectrum.backends.checkpoint import staged_directory
+from quantspectrum.backends.parts import Part, bytes_of, planned, told_part
 from quantspectrum.backends.quantize import plans_of
 from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
@@ -101,8 +102,16 @@ class IsolatedBackend(Protocol):
         """Refuse, with a :class:`UserError`, what it cannot write."""
         ...
 
+    def part(self, loaded: Loaded) -> Part | None:
+        """What it writes of a model, where that is not the whole."""
+        ...
+
     def needs_calibration(self, options: Mapping[str, str]) -> bool:
-        """Whether it runs the model on calibration samples."""
+        """Whether it runs the model on calibration samples.
+
+        Raises:
+            UserError: A setting has a value that it cannot have.
+        """
         ...
 
     def predicted_bytes(self, loaded: Loaded, plans: Mapping[str, OpPlan]) -> int:
@@ -157,11 +166,14 @@ def quantize_isolated(
             f"weights are offloaded, and backend {backend.NAME} compares what is written with the "
             "model in memory; quantize with --device cpu, or with a device map of GPUs alone"
         )
-    plans = _checked_plans(loaded, spectrum, profile_name, backend)
+    asked = plans_of(spectrum, profile_name, loaded)
+    part = backend.part(loaded)
+    plans = _checked_plans(loaded, asked, profile_name, backend)
     needed = backend.predicted_bytes(loaded, plans)
-    baseline = compressed_tensors.predicted_bytes(loaded, {})
+    baseline = bytes_of(loaded, part)
     # The framework's own checkpoint and, of models that are no plain one, a copy lie beside it.
-    with staged_directory(out, 2 * needed + baseline + ROOM) as stage:
+    room = 2 * needed + compressed_tensors.predicted_bytes(loaded, {}) + ROOM
+    with staged_directory(out, room) as stage:
         work = stage / "work"
         work.mkdir()
         task = Task(
@@ -187,7 +199,7 @@ def quantize_isolated(
             baseline_bytes=baseline,
             quantized_weight_bytes=_weight_bytes(loaded, plans),
             verification=written.verification,
-            writer=written.note,
+            writer=told_part(written.note, part, [op for op in asked if op not in plans]),
             serving=serving_notes(stage),
         )
         write_artifact(stage / "manifest.json", manifest)
@@ -195,13 +207,17 @@ def quantize_isolated(
 
 
 def _checked_plans(
-    loaded: Loaded, spectrum: Spectrum, profile_name: str, backend: IsolatedBackend
+    loaded: Loaded,
+    asked: dict[str, OpPlan],
+    profile_name: str,
+    backend: IsolatedBackend,
 ) -> dict[str, OpPlan]:
-    plans = plans_of(spectrum, profile_name, loaded)
-    if not plans:
+    """Those of the profile's plans that the backend carries out."""
+    if not asked:
         raise UserError(
             f"profile {profile_name} quantizes nothing, so there is nothing for {backend.NAME} to do"
         )
+    plans = planned(asked, loaded, backend.part(loaded), backend.NAME)
     backend.check(loaded, plans)
     if backend.ENVIRONMENT is not None:
         require_environment(backend.ENVIRONMENT)

@@ -28,6 +28,7 @@ from quantspectrum.backends.isolated import (
     check_linears,
     check_one_format,
 )
+from quantspectrum.backends.parts import whole as part
 from quantspectrum.backends.probing import (
     distance,
     logits_of,
@@ -50,6 +51,7 @@ __all__ = [
     "OPTIONS",
     "check",
     "needs_calibration",
+    "part",
     "predicted_bytes",
     "write",
 ]

@@ -1,9 +1,10 @@
-"""Backend ``onnx``: a text language model or a vision model as an ONNX graph with int8 QDQ nodes.
+"""Backend ``onnx``: a language model or a vision model as an ONNX graph with int8 QDQ nodes.
 
 PyTorch's exporter (``dynamo=True``, opset 18) makes the graph, whose metadata name the module of
 every node; ONNX Runtime's ``quantize_static`` puts QuantizeLinear and DequantizeLinear around the
 nodes of the profile's ops, and around no other: inputs per tensor and static, weights per channel
-and symmetric, outputs and biases untouched.
+and symmetric, outputs and biases untouched. Of a model that sees pictures it is the language model
+alone, from tokens to logits.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from quantspectrum.artifacts import Verification, WriterNote
 from quantspectrum.backends import compressed_tensors
 from quantspectrum.backends.compressed_tensors import predicted_bytes as predicted_bytes
 from quantspectrum.backends.isolated import Task, Written, check_linears, check_one_format
+from quantspectrum.backends.parts import Part
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format
 from quantspectrum.models.loading import Loaded
@@ -33,6 +35,7 @@ __all__ = [
     "OPTIONS",
     "check",
     "needs_calibration",
+    "part",
     "predicted_bytes",
     "reduces_range",
     "write",
@@ -61,7 +64,15 @@ suffers much from its format the last difference between two exact implementatio
 the damage itself. Two independent roundings of one size are 1.41 apart.
 """
 
-_TASKS = ("causal-lm", "image-classification", "image")
+_TASKS = ("causal-lm", "image-classification", "image", "image-text-to-text")
+
+_TEXT = ("language", "head")
+"""Components that a text alone runs through."""
+
+_NO_VISION = (
+    "its vision tower computes shapes from its pictures' sizes, which torch.onnx.export cannot trace; "
+    f"--backend {compressed_tensors.NAME}, inc and modelopt write the whole model"
+)
 
 
 def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
@@ -73,16 +84,15 @@ def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
     """
     if any(find_spec(package) is None for package in ("onnx", "onnxruntime", "onnxscript")):
         raise UserError("backend onnx needs ONNX Runtime: pip install 'quantspectrum[onnx]'")
-    if loaded.takes_images:
-        raise UserError(
-            "the vision tower of this model computes shapes from its pictures' sizes, which "
-            "torch.onnx.export cannot trace, so that the model as a whole cannot become ONNX; "
-            f"--backend {compressed_tensors.NAME}, inc and modelopt can write it"
-        )
     if loaded.task not in _TASKS:
         raise UserError(
-            f"backend {NAME} exports text language models and vision models, not "
+            f"backend {NAME} exports language models and vision models, not "
             f"{loaded.task}; use --backend {compressed_tensors.NAME}"
+        )
+    if loaded.takes_images and "language" not in loaded.layout.components.values():
+        raise UserError(
+            f"backend {NAME} exports the language model alone of models that see pictures, and which "
+            f"part of this one that is is not known; use --backend {compressed_tensors.NAME}"
         )
     if loaded.identity.dtype != "float32" or loaded.device.type != "cpu":
         raise UserError(
@@ -111,8 +121,17 @@ def _written(fmt: Format) -> bool:
     )
 
 
-def needs_calibration(_options: Mapping[str, str]) -> bool:
+def part(loaded: Loaded) -> Part | None:
+    """Of models that see pictures, what a text runs through: embedding, layers and head."""
+    known = loaded.layout.components.values()
+    if not loaded.takes_images or "language" not in known:
+        return None
+    return Part(components=tuple(name for name in _TEXT if name in known), why=_NO_VISION)
+
+
+def needs_calibration(options: Mapping[str, str]) -> bool:
     """ONNX Runtime observes the inputs itself."""
+    reduces_range(options.get("reduce_range", "auto"))
     return True
 
 

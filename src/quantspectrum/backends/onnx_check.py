@@ -20,6 +20,7 @@ from quantspectrum.backends.isolated import Task
 from quantspectrum.backends.onnx_graph import feeds, input_names
 from quantspectrum.backends.probing import distance, logits_of, probe_batches, simulated_logits
 from quantspectrum.backends.quantize import relative_l2
+from quantspectrum.data.encode import Batch
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded
 from quantspectrum.simulation import OpPlan, serving_input_quantizer
@@ -127,7 +128,7 @@ def op_error(
     )
     watched = task.directory / "watched.onnx"
     onnx.save(graph, str(watched), save_as_external_data=True, location="watched.onnx.data")
-    probe = min(probe_batches(loaded), key=lambda batch: next(iter(batch.inputs.values())).numel())
+    probe = min(_probes(loaded), key=lambda batch: next(iter(batch.inputs.values())).numel())
     session = onnxruntime.InferenceSession(str(watched), providers=["CPUExecutionProvider"])
     found = session.run(names, feeds(probe, input_names(loaded)))
     values = {name: torch.from_numpy(one) for name, one in zip(names, found, strict=True)}
@@ -140,6 +141,16 @@ def op_error(
             expected = expected + bias.detach()
         worst = max(worst, relative_l2(values[y], expected))
     return worst
+
+
+def _probes(loaded: Loaded) -> list[Batch]:
+    """The fixed samples that the graph takes: of a language model those without a picture."""
+    names = input_names(loaded)
+    return [
+        batch
+        for batch in probe_batches(loaded)
+        if "pixel_values" in names or "pixel_values" not in batch.inputs
+    ]
 
 
 def _inputs_and_outputs(graph: Any, nodes: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -163,7 +174,7 @@ def graph_distances(
     """Relative L2 of ONNX Runtime's logits to the simulated ones, and of these to the model's."""
     loaded = task.loaded
     names = input_names(loaded)
-    probes = probe_batches(loaded)
+    probes = _probes(loaded)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = [torch.from_numpy(session.run(None, feeds(batch, names))[0]) for batch in probes]
     plans = {op: _plan(plan, tensors[op]) for op, plan in task.plans.items()}

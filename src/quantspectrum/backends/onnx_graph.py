@@ -197,5 +197,6 @@ def _spare_others(path: Path, nodes: Collection[str]) -> None:
 
 
 def feeds(batch: Batch, names: Sequence[str]) -> dict[str, Any]:
-    """What a session takes of a batch."""
+    """What a session takes of a batch, which holds no picture where the graph takes text."""
+    assert "pixel_values" in names or "pixel_values" not in batch.inputs
     return {name: batch.inputs[name].cpu().numpy() for name in names}

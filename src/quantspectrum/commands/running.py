@@ -40,7 +40,8 @@ def run(args: Args) -> int:
     from quantspectrum.backends.frameworks import check_backend
     from quantspectrum.run import RunRequest
 
-    check_backend(args.backend, evaluated=True)
+    options = tuple(args.backend_option or ())
+    check_backend(args.backend, evaluated=True, options=options)
     request = RunRequest(
         **spec_fields(args),
         data=data_request(args),
@@ -52,6 +53,7 @@ def run(args: Args) -> int:
         keep=tuple(args.keep or ()),
         latency=args.latency,
         backend=args.backend,
+        backend_option=options,
         max_quality=args.max_quality,
         confident=args.confident,
         trials=args.trials,

@@ -106,7 +106,7 @@ def _show_ranking(args: Args, report: SensitivityReport, path: Path) -> None:
 
 def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) -> int:
     """Score with the lenses that ``--lens`` names, a report each."""
-    from quantspectrum.stages import lens_paths, lens_sensitivity, parse_lens_options
+    from quantspectrum.stages import lens_paths, lens_sensitivity, parse_lens_options, stopped
     from quantspectrum.units import parse_seconds
 
     if args.metric:
@@ -134,4 +134,6 @@ def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) 
             print(coverage_line(report), file=sys.stderr)
         complete = complete and report.complete
         _show_ranking(args, report, path)
+        if stopped(report):
+            break
     return DONE if complete else INCOMPLETE

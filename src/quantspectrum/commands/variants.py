@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
-from quantspectrum.artifacts import Evaluation, Figure
+from quantspectrum.artifacts import Evaluation, Figure, Manifest
 from quantspectrum.commands.reading import (
     DONE,
+    INCOMPLETE,
     Args,
     data_request,
     json_path,
@@ -28,7 +30,7 @@ def quantize(args: Args) -> int:
     from quantspectrum.backends.frameworks import check_backend
 
     out = Path(args.out)
-    check_backend(args.backend)
+    check_backend(args.backend, options=args.backend_option or ())
     treatment = stages.TreatmentOptions(
         transform=args.transform, algorithm=args.algorithm, strength=args.smoothing
     )
@@ -52,15 +54,30 @@ def quantize(args: Args) -> int:
         if found is not None
         else "every tensor on disk as planned"
     )
+    left_out = manifest.writer.left_out if manifest.writer is not None else ()
     text = (
-        f"{out}: {len(manifest.profile.ops)} ops quantized, {manifest.total_bytes / 1e6:.2f} MB, "
+        f"{out}: {len(manifest.profile.ops) - len(left_out)} ops quantized, {manifest.total_bytes / 1e6:.2f} MB, "
         f"{checked}"
     )
     for note in manifest.serving:
         if not note.serves:
             reporter.say(f"warning: {note.engine} will not serve it: {'; '.join(note.errors)}")
     show(args, manifest, text)
+    if left_out:
+        print(f"quantspectrum: {left_out_line(manifest)}", file=sys.stderr)
+        return INCOMPLETE
     return DONE
+
+
+def left_out_line(manifest: Manifest) -> str:
+    """One sentence that a variant holds a part of the model, and not all ops of its profile."""
+    writer = manifest.writer
+    assert writer is not None
+    return (
+        f"INCOMPLETE: {len(writer.left_out)} of the {len(manifest.profile.ops)} ops of profile "
+        f"{manifest.profile.name} are not in the variant, {writer.left_out[0]} first, which "
+        f"{writer.notes[-1]}"
+    )
 
 
 def evaluate(args: Args) -> int:

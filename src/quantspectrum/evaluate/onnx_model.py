@@ -21,6 +21,7 @@ from quantspectrum.artifacts import Manifest, read_artifact, sha256_file
 from quantspectrum.errors import UserError
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Layout
+from quantspectrum.models.generic import GenericAdapter
 from quantspectrum.models.loading import Loaded, ModelSpec, load_config, load_processor
 
 __all__ = ["GRAPH", "OnnxModel", "is_onnx_variant", "load_onnx_variant", "need_onnxruntime"]
@@ -94,13 +95,19 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         **_: Any,
     ) -> CausalLMOutput:
         """Logits of every position, ``(batch, tokens, vocabulary)``; padding may be on either side.
 
         The graph counts positions from the first column, so that padding on the left goes to the
         right before, and what comes out goes back.
+
+        Raises:
+            UserError: There is a picture, which no such graph takes.
         """
+        if pixel_values is not None:
+            raise UserError(f"{self.path} takes text alone: give --data text:FILE")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         shift = mask.argmax(-1, keepdim=True)
         columns = torch.arange(mask.shape[1]).expand_as(mask)
@@ -177,11 +184,15 @@ def load_onnx_variant(spec: ModelSpec) -> Loaded:
     manifest = read_artifact(directory / "manifest.json", Manifest)
     config = load_config(spec)
     adapter = adapter_for(config)
+    processor = load_processor(spec, adapter)
+    if manifest.writer is not None and manifest.writer.components:
+        # The language model alone of one that sees pictures: a text model, for all that follows.
+        adapter, processor = GenericAdapter("causal-lm"), processor.tokenizer
     model = OnnxModel(config, directory / GRAPH)
     source = manifest.provenance.model
     return Loaded(
         model=model.eval(),
-        processor=load_processor(spec, adapter),
+        processor=processor,
         config=config,
         adapter=adapter,
         layout=Layout(components={}, stacks=(), head=None),

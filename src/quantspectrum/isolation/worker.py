@@ -2,7 +2,7 @@
 
 In a directory of its own a worker finds ``request.json`` and, where tensors go with it,
 ``tensors.safetensors``; it writes ``result.json``. A worker that can be stopped early writes what it
-has from time to time, each time as a whole. Lines ``@progress DONE TOTAL`` on its standard output
+has from time to time, each time as a whole; what stopped it then stands in ``stopped_by``. Lines ``@progress DONE TOTAL`` on its standard output
 move a progress bar; everything else it prints goes to ``worker.log``.
 """
 
@@ -47,6 +47,7 @@ def run_worker(
     tensors: Mapping[str, Tensor] | None = None,
     timeout: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    keep_interrupted: bool = False,
 ) -> dict[str, Any]:
     """Run a worker; returns what it wrote to ``result.json``.
 
@@ -56,13 +57,16 @@ def run_worker(
         request: What it is asked, written to ``request.json``.
         directory: Existing directory that it runs in.
         tensors: Tensors that go with the request.
-        timeout: Seconds after which it is interrupted; what it had written then counts.
+        timeout: Seconds after which it is interrupted; what it had written then counts, with
+            ``stopped_by`` ``time budget``.
         progress: Told steps done and steps in all.
+        keep_interrupted: What it had written counts when this process is interrupted, too, with
+            ``stopped_by`` ``interrupted``.
 
     Raises:
         UserError: The environment is absent.
         WorkerError: The worker wrote no result.
-        KeyboardInterrupt: Passed on, after the worker was stopped.
+        KeyboardInterrupt: Passed on, after the worker was stopped, unless something is kept.
     """
     from safetensors.torch import save_file
 
@@ -90,11 +94,15 @@ def run_worker(
             | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
-        code = _wait(process, stream, timeout, progress)
+        stopped_by = _wait(process, stream, timeout, progress)
+    if stopped_by == "interrupted" and not (keep_interrupted and result.is_file()):
+        raise KeyboardInterrupt
     if not result.is_file():
-        raise WorkerError(f"{environment}: {worker} wrote no result (exit {code}): {_last(log)}")
+        raise WorkerError(
+            f"{environment}: {worker} wrote no result (exit {process.returncode}): {_last(log)}"
+        )
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+    return found if stopped_by is None else found | {"stopped_by": stopped_by}
 
 
 def _wait(
@@ -102,29 +110,33 @@ def _wait(
     log: IO[str],
     timeout: float | None,
     progress: Callable[[int, int], None] | None,
-) -> int:
-    """Wait for the worker, and stop it where it has to be; returns its exit code."""
+) -> str | None:
+    """Wait for the worker, and stop it where it has to be; returns what it was stopped by."""
     reader = threading.Thread(target=_read, args=(process, log, progress), daemon=True)
     reader.start()
     deadline = None if timeout is None else time.monotonic() + timeout
+    stopped_by = None
     try:
         while process.poll() is None:
             if deadline is not None and time.monotonic() > deadline:
+                stopped_by = "time budget"
                 _stop(process)
             time.sleep(0.05)
+    except KeyboardInterrupt:
+        stopped_by = "interrupted"
     finally:
         if process.poll() is None:
             _stop(process)
         reader.join()
-    return process.returncode
+    return stopped_by
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Interrupt the worker and all it started, and kill what does not heed it."""
+    """Interrupt the worker and all it started, and kill what does not heed it, or at a second Ctrl-C."""
     os.killpg(process.pid, signal.SIGINT)
     try:
         process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

@@ -25,7 +25,9 @@ from quantspectrum.models.ops import OpTable
 __all__ = ["ask_worker", "check_accounted"]
 
 GRACE = 1.5
-"""A worker minds the time budget itself; it is interrupted when it takes so many times that."""
+SLACK_SECONDS = 60.0
+"""A worker minds the time budget itself; it is interrupted when it takes so many times that, and so
+many seconds more, for it to start and load the model."""
 
 
 def ask_worker(
@@ -55,6 +57,7 @@ def ask_worker(
 
     Raises:
         UserError: The environment is absent, the worker failed, or it scored nothing to its end.
+        KeyboardInterrupt: It was interrupted before it had written any score.
     """
     budget = request.time_budget
     found = run_worker(
@@ -67,8 +70,9 @@ def ask_worker(
             **batch_tensors("selection", request.selection),
             **(tensors or {}),
         },
-        timeout=None if budget is None else budget * GRACE + 60,
+        timeout=None if budget is None else budget * GRACE + SLACK_SECONDS,
         progress=request.progress,
+        keep_interrupted=True,
     )
     scores = {name: float(score) for name, score in found["scores"].items()}
     if not scores and found.get("stopped_by") is None:

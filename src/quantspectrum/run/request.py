@@ -43,6 +43,7 @@ class RunRequest(Record):
     keep: tuple[str, ...] = ()
     latency: str | None = None
     backend: str = "compressed-tensors"
+    backend_option: tuple[str, ...] = ()
     max_quality: str | None = None
     confident: bool = False
     trials: int = stages.DEFAULT_TRIALS

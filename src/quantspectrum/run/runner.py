@@ -223,6 +223,7 @@ class Run:
             profile,
             out,
             backend=self._request.backend,
+            options=self._request.backend_option,
             data=self._request.data,
         )
 

@@ -32,12 +32,14 @@ class OpPlan:
         input_range: Smallest and largest input; needed where activations are static.
         output_range: Smallest and largest output; needed where the output is quantized.
         scale_dtype: Type a checkpoint keeps scales in; ``None`` is the weight's own.
+        rounds_bias: Whether an integer kernel rounds the bias; see :class:`.integer.IntegerKernel`.
     """
 
     format: Format
     input_range: Range | None = None
     output_range: Range | None = None
     scale_dtype: torch.dtype | None = None
+    rounds_bias: bool = True
 
     def for_weight(self, weight: Tensor) -> OpPlan:
         """The plan with ``scale_dtype`` settled."""
@@ -61,7 +63,9 @@ class OpPlan:
         """How the op computes where its format is an integer one."""
         assert self.input_range is not None
         assert self.output_range is not None
-        return IntegerKernel.of(self.format, self.input_range, self.output_range)
+        return IntegerKernel.of(
+            self.format, self.input_range, self.output_range, rounds_bias=self.rounds_bias
+        )
 
     def check(self, name: str) -> None:
         """Raise ``ValueError`` when a range that the format needs is missing."""

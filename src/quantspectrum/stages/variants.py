@@ -11,7 +11,7 @@ from quantspectrum.artifacts import (
     read_artifact,
     sha256_file,
 )
-from quantspectrum.backends.frameworks import isolated_named, write_variant
+from quantspectrum.backends.frameworks import check_backend, isolated_named, write_variant
 from quantspectrum.backends.quantize import quantize_profile
 from quantspectrum.backends.treatment import TreatmentRequest, treat
 from quantspectrum.data.splits import identity
@@ -69,8 +69,7 @@ def quantize(
             seed=data.seed,
             progress=progress,
         )
-    if options:
-        raise UserError(f"--backend-option is of frameworks' backends; {backend} has none")
+    check_backend(backend, options=options)
     spectrum = read_artifact(spectrum_path, Spectrum)
     treated = None
     if treatment is not None and treatment.wanted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -82,15 +83,26 @@ def load_model(
 
 
 class Budget:
-    """Seconds that a lens may score for, from when this is made; ``None`` sets no limit."""
+    """Seconds that a lens may score for, from when this is made; ``None`` sets no limit.
 
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds, self.start = seconds, time.monotonic()
+    With ``until_interrupted`` the first Ctrl-C is the end of them, for workers that can end between two
+    steps alone; the second is passed on.
+    """
+
+    def __init__(self, seconds: float | None, *, until_interrupted: bool = False) -> None:
+        self.seconds, self.start, self.interrupted = seconds, time.monotonic(), False
+        if until_interrupted:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, _number: int, _frame: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @property
     def over(self) -> bool:
         """Whether they have passed."""
-        return self.seconds is not None and time.monotonic() - self.start > self.seconds
+        passed = self.seconds is not None and time.monotonic() - self.start > self.seconds
+        return passed or self.interrupted
 
 
 def progress(done: int, total: int) -> None:

@@ -98,7 +98,7 @@ class Batches:
             values | {"labels": tensors[f"score.{index}.labels"]}
             for index, values in enumerate(inputs)
         ]
-        self.budget = Budget(request["time_budget"])
+        self.budget = Budget(request["time_budget"], until_interrupted=True)
         # To score vision ops, AutoRound refuses to begin with a batch that has no picture.
         self.pictures = request["settings"]["vision"] == "true"
         self.batches.sort(key=lambda batch: "pixel_values" not in batch)

@@ -77,7 +77,10 @@ class Scan:
         if lacking := self.asked - self.linears:
             raise RuntimeError(f"the model has no {min(lacking)}: names have changed on loading")
         self.split = "calibration"
-        self.budget, self.written = Budget(request["time_budget"]), time.monotonic()
+        self.budget, self.written = (
+            Budget(request["time_budget"], until_interrupted=True),
+            time.monotonic(),
+        )
         self.own_seconds = 0.0
         self.batch, self.whole, self.done = -1, 0, 0
         self.hparams: list[Any] = []

@@ -1,0 +1,74 @@
+"""What backends `inc-static` and `onnx` make of a vision-language model: the embedded one.
+
+    python bench/vl_backends.py --out bench/results/vl_backends.json
+
+A profile of all groups but the last is written by each, from 16 calibration samples of the demo's own
+data; kept are what was found when the variant was read back (`verification`: relative L2 of the logits),
+how the framework ran, and which ops are in no part of the variant. `inc-static` needs its environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from quantspectrum import stages
+from quantspectrum.artifacts import write_text
+from quantspectrum.demo import model_dir
+from quantspectrum.models.loading import Loaded, ModelSpec, load_model
+from quantspectrum.provenance import environment
+
+DATA = stages.DataRequest(data=("demo",), calibration=16, samples=4, eval_samples=1)
+CASES = (("onnx", "w8a8-static"), ("inc-static", "inc"), ("inc-static", "inc-reduce-range"))
+
+
+def case(loaded: Loaded, backend: str, fmt: str, work: Path) -> dict[str, Any]:
+    """Write the variant; what its manifest says of it."""
+    report, spectrum = work / "report.json", work / "spectrum.json"
+    stages.lens_sensitivity(
+        loaded,
+        report,
+        lens="heuristic:size",
+        data=DATA,
+        ops=stages.OpsRequest(),
+        format_name=fmt,
+        progress=lambda _steps: lambda: None,
+    )
+    stages.spectrum(report, spectrum, cuts=("most=97%",))
+    manifest = stages.quantize(loaded, spectrum, "most", work / "v", backend=backend, data=DATA)
+    assert manifest.verification is not None
+    assert manifest.writer is not None
+    return {
+        "backend": backend,
+        "format": fmt,
+        "ops": len(manifest.profile.ops),
+        "vision_ops": sum(".visual." in op for op in manifest.profile.ops),
+        "verification": manifest.verification.model_dump(mode="json"),
+        "writer": manifest.writer.model_dump(mode="json"),
+        "calibration": [data.model_dump(mode="json") for data in manifest.provenance.data],
+        "wall_s": manifest.provenance.wall_s,
+    }
+
+
+def main() -> None:
+    """Every case, saved after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    loaded = load_model(ModelSpec(model=str(model_dir()), device="cpu"))
+    found: dict[str, Any] = {
+        "environment": environment(loaded.device).model_dump(mode="json"),
+        "cases": [],
+    }
+    for backend, fmt in CASES:
+        with tempfile.TemporaryDirectory() as work:
+            found["cases"].append(case(loaded, backend, fmt, Path(work)))
+        write_text(out, json.dumps(found, indent=1) + "\n")
+        print(json.dumps(found["cases"][-1]["verification"]))
+
+
+if __name__ == "__main__":
+    main()

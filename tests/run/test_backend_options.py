@@ -1,0 +1,100 @@
+"""``run --backend-option``: refused before anything runs, kept with the run, handed to the backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantspectrum import stages
+from quantspectrum.artifacts import RunRecord, read_artifact
+from quantspectrum.cli import main
+from quantspectrum.demo import model_dir
+from quantspectrum.errors import UserError
+from quantspectrum.models import loading
+from quantspectrum.run import Run, RunRequest
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return ["run", str(model_dir()), "--out", str(out), "--quiet", "--data", "demo", *more]
+
+
+@pytest.mark.parametrize(
+    ("backend", "option", "told"),
+    [
+        ("inc", "iters", "--backend-option iters: give NAME=VALUE"),
+        ("inc", "steps=3", "backend inc has no option 'steps'; it has iters: "),
+        ("inc", "iters=many", "iters=many: give a whole number, 0 or more"),
+        ("modelopt", "iters=3", "backend modelopt has no option 'iters'; it has none"),
+        ("compressed-tensors", "iters=3", "of frameworks' backends; compressed-tensors has none"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    backend: str,
+    option: str,
+    told: str,
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("nothing was to run")
+
+    monkeypatch.setattr(loading, "load_model", never)
+    out = tmp_path / "run"
+    assert main(command(out, "--backend", backend, "--backend-option", option)) == 1
+    error = capsys.readouterr().err.strip()
+    assert told in error
+    assert "\n" not in error
+    assert not out.exists()
+    # The same of one variant, before the model is loaded.
+    one = ["quantize", str(model_dir()), "--spectrum", "none.json", "--profile", "mild", "--quiet"]
+    one += ["--out", str(out), "--backend", backend, "--backend-option", option]
+    assert main(one) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_value_of_onnx_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["quantize", "nowhere", "--spectrum", "none.json", "--profile", "mild", "--quiet"]
+    one += ["--out", str(tmp_path / "v"), "--backend", "onnx"]
+    assert main([*one, "--backend-option", "reduce_range=maybe"]) == 1
+    assert "reduce_range=maybe: give yes, no or auto" in capsys.readouterr().err
+
+
+def _silent(_title: str, _steps: int) -> Any:
+    return lambda: None
+
+
+def test_a_run_keeps_its_options_and_hands_them_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(stages, "quantize", lambda *_, **more: asked.update(more))
+    options = ("iters=20",)
+    request = RunRequest(
+        model=str(model_dir()), device="cpu", backend="inc", backend_option=options
+    )
+    work = Run(tmp_path / "run", request, progress=_silent, say=print)
+    work._quantize("mild")
+    assert (asked["backend"], asked["options"]) == ("inc", options)
+    record = read_artifact(tmp_path / "run" / "run.json", RunRecord)
+    assert record.request["backend_option"] == ["iters=20"]
+    # The same run goes on, one with another setting does not.
+    Run(tmp_path / "run", request, progress=_silent, say=print)
+    other = request.model_copy(update={"backend_option": ("iters=30",)})
+    with pytest.raises(UserError, match="another backend_option"):
+        Run(tmp_path / "run", other, progress=_silent, say=print)
+
+
+def test_a_run_from_before_the_option_goes_on(tmp_path: Path) -> None:
+    request = RunRequest(model=str(model_dir()), device="cpu")
+    Run(tmp_path / "run", request, progress=_silent, say=print)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    del record["request"]["backend_option"]
+    path.write_text(json.dumps(record))
+    Run(tmp_path / "run", request, progress=_silent, say=print)
