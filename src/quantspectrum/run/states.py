@@ -47,13 +47,14 @@ class RunStates:
             # A run from before an option was there was asked what the option's default is.
             held = RunRequest(model=request.model).options() | record.request
             changed = sorted(k for k in asked if held.get(k) != asked[k])
-            if changed:
+            if changed and _holds_work(directory, record):
                 raise UserError(
                     f"{directory} holds a run with another {', '.join(changed)}; choose another "
                     "--out, or ask the same to go on with it"
                 )
-            return record
-        if directory.exists() and any(directory.iterdir()):
+            if not changed:
+                return record
+        elif directory.exists() and any(directory.iterdir()):
             raise UserError(f"{directory} is not empty and holds no run; choose another --out")
         record = RunRecord(
             request=asked,
@@ -104,3 +105,10 @@ class RunStates:
         changed = self._record.stages | {name: state}
         self._record = self._record.model_copy(update={"stages": changed})
         write_artifact(self._path, self._record)
+
+
+def _holds_work(directory: Path, record: RunRecord) -> bool:
+    """Whether a run got anywhere: one that failed on its first look at the data did not."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    done = any(state.state == "done" for state in record.stages.values())
+    return done or files != [directory / "run.json"]
