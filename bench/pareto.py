@@ -14,40 +14,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pareto_figures import figures, kept_share
+from pareto_modelopt import FORMAT, LENSES, ModelOpt
 from peers import machine
 
-from quantspectrum import isolation, stages
-from quantspectrum.artifacts import FrameworkNote, Spectrum, write_artifact
-from quantspectrum.data.encode import Batch
-from quantspectrum.data.splits import identity
-from quantspectrum.formats import preset
-from quantspectrum.isolation.inputs import batch_tensors, model_request
-from quantspectrum.lenses.modelopt import GRADIENT, KL_DIV
-from quantspectrum.lenses.request import LensRequest, LensScores
-from quantspectrum.lenses.scoring import report_of
-from quantspectrum.lenses.targets import label_tensors
+from quantspectrum import stages
+from quantspectrum.artifacts import Spectrum
+from quantspectrum.data.sample import Sample
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
-from quantspectrum.provenance import Stopwatch, environment
+from quantspectrum.provenance import environment
 from quantspectrum.spectrum.costs import profile_bytes
 from quantspectrum.spectrum.meter import Meter, Reading, ops_sha256
 from quantspectrum.stages.held_out import meter_on, plans_of
 
-FORMAT, PRESET = "w8a8-static", "INT8_DEFAULT_CFG"
-BITS = (8.08, 8.4, 8.8, 9.5, 10.5, 12.0, 13.5, 15.0)
-"""Mean weight bits over the candidates: 1, 5, 10, … % of the weights stay in 16 bits."""
-
 KEPT = (0.01, 0.05, 0.10)
 METRICS = ("kl", "visibility")
-LENSES = {"gradient": GRADIENT, "kl_div": KL_DIV}
 TRIES = 100
 
 Ops = dict[str, str]
@@ -60,10 +48,18 @@ def main() -> None:
     parser.add_argument("--gguf-file")
     parser.add_argument("--data", action="append", required=True)
     parser.add_argument("--method", action="append", choices=LENSES)
+    parser.add_argument("--metric", action="append", choices=METRICS, help="ours (default: all)")
+    parser.add_argument("--bits", type=float, action="append", help="budgets (default: all solved)")
     parser.add_argument("--time-budget", type=float, help="seconds of a method of ModelOpt's")
     parser.add_argument("--tokens", choices=("text", "loss"), default="text", help="ModelOpt's")
+    parser.add_argument(
+        "--pick",
+        action="store_true",
+        help="score by kl from base fallback too, and pick by measuring",
+    )
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--eval-samples", type=int, default=64)
+    parser.add_argument("--measure", type=int, help="of the held-out samples the first so many")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -79,12 +75,13 @@ def main() -> None:
     methods = args.method or list(LENSES)
     for method in methods:
         bench.theirs(method)
-    for metric in METRICS:
+    for metric in bench.metrics:
         bench.ours(metric)
     profiles = bench.profiles(methods)
     readings, baseline = bench.measure(profiles)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     made = bench.said() | figures(bench.spectrum, profiles, readings, baseline)
+    made["pairs"] = [pair | bench.predicted(pair, profiles) for pair in made["pairs"]]
     args.out.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
 
 
@@ -103,10 +100,13 @@ class Bench:
             max_length=args.max_length,
             seed=args.seed,
         )
+        self.metrics = args.metric or list(METRICS)
         self.ops = stages.OpsRequest()
         self.table = self.ops.table(loaded)
         self.splits = self.data.splits(loaded.takes_images)
-        self.format = preset(FORMAT)
+        self.modelopt = ModelOpt(
+            loaded, self.data, self.work, tokens=args.tokens, time_budget=args.time_budget
+        )
         self.spectrum: Spectrum
 
     # What is made, each part once.
@@ -126,74 +126,14 @@ class Bench:
     def theirs(self, method: str) -> dict[str, Any]:
         """ModelOpt's scores and its solution for each constraint."""
         found: dict[str, Any] = self.timed(
-            f"modelopt-{method}", lambda: self._auto_quantize(method)
+            f"modelopt-{method}", lambda: self.modelopt.auto_quantize(method)
         )
         return found
 
-    def _auto_quantize(self, method: str) -> dict[str, Any]:
-        directory = self.work / f"modelopt-{method}"
-        directory.mkdir(exist_ok=True)
-        calibration, selection = (
-            self.data.encode(self.loaded, part)
-            for part in (self.splits.calibration, self.splits.selection)
-        )
-        name = f"modelopt:{method}"
-        request = {
-            **model_request(self.loaded, self.work / "model"),
-            "ops": [op.name for op in self.table.candidates],
-            "seed": self.data.seed,
-            "time_budget": self.args.time_budget,
-            "settings": {
-                "preset": PRESET,
-                "method": method,
-                "groups": "fused",
-                "predicts": selection[0].predicts,
-                "effective_bits": list(BITS),
-            },
-        }
-        found = isolation.run_worker(
-            "modelopt",
-            "modelopt_auto_quantize",
-            request,
-            directory,
-            tensors={
-                **batch_tensors("calibration", calibration),
-                **batch_tensors("selection", selection),
-                **label_tensors(name, [self._labelled(batch) for batch in selection], ("next-token",)),
-            },
-        )
-        self._check_same(found)
-        return found
-
-    def _labelled(self, batch: Batch) -> Batch:
-        """A batch for ModelOpt: what its scores are of are the positions whose KL ours are of.
-
-        They differ from those whose loss counts where a sample has a prompt.
-        """
-        if self.args.tokens == "loss":
-            return batch
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
-        text = mask & (ids != self.loaded.layout.image_token_id)
-        target = torch.zeros_like(mask)
-        # The output at a position is about the next token.
-        target[:, 1:] = text[:, :-1] & text[:, 1:]
-        return replace(batch, target=target)
-
-    def _check_same(self, found: Mapping[str, Any]) -> None:
-        """Both sides choose among the same groups, and count effective bits over the same weights."""
-        ours: dict[str, set[str]] = {}
-        for op in self.table.candidates:
-            ours.setdefault(op.group, set()).add(op.name)
-        theirs = {frozenset(group) for group in found["groups"]}
-        if theirs != {frozenset(group) for group in ours.values()}:
-            raise SystemExit(f"other groups: {sorted(map(sorted, theirs))[:3]} …")
-        weights = sum(torch.Size(op.shape).numel() for op in self.table.candidates)
-        if found["weights"] != weights:
-            raise SystemExit(f"ModelOpt counts {found['weights']:.0f} weights, not {weights}")
-
-    def ours(self, metric: str) -> Path:
+    def ours(self, metric: str, base: stages.Base = "isolate") -> Path:
         """Our report by a metric."""
-        path: Path = self.work / f"native-{metric}.report.json"
+        name = f"native-{metric}" if base == "isolate" else f"native-{metric}-{base}"
+        path: Path = self.work / f"{name}.report.json"
 
         def make() -> None:
             stages.sensitivity(
@@ -202,34 +142,11 @@ class Bench:
                 data=self.data,
                 ops=self.ops,
                 scoring=stages.ScoringRequest(metric=(metric,), format=(FORMAT,)),
-                base="isolate",
+                base=base,
                 progress=silent,
             )
 
-        self.timed(f"native-{metric}", make)
-        return path
-
-    def restated(self, method: str) -> Path:
-        """ModelOpt's scores as a report, for our solver: what is left is the solvers' difference."""
-        path: Path = self.work / f"modelopt-{method}.report.json"
-        found = self.theirs(method)
-        selection = self.data.encode(self.loaded, self.splits.selection)
-        request = LensRequest(
-            format=self.format,
-            base="isolate",
-            calibration=self.data.encode(self.loaded, self.splits.calibration),
-            selection=selection,
-            data=(identity(self.splits.selection, self.splits.source, "selection"),),
-            seed=self.data.seed,
-            directory=self.work,
-        )
-        note = FrameworkNote(
-            name="NVIDIA ModelOpt", asked=len(self.table.candidates), covered=len(found["scores"])
-        )
-        scores = LensScores(scores=found["scores"], framework=note, n=len(self.splits.selection))
-        watch = Stopwatch(self.loaded.device)
-        lens = f"modelopt:{method}"
-        write_artifact(path, report_of(lens, self.loaded, self.table, request, scores, watch))
+        self.timed(name, make)
         return path
 
     # Profiles.
@@ -237,14 +154,20 @@ class Bench:
     def profiles(self, methods: list[str]) -> dict[str, Ops]:
         """All profiles by name: ``SIDE METHOD BITS``, ``SIDE kept SHARE``, ``all``."""
         made: dict[str, Ops] = {"all": {op.name: FORMAT for op in self.table.candidates}}
-        reports = {metric: self.ours(metric) for metric in METRICS}
-        self.spectrum = stages.spectrum(reports["kl"], self.work / "spectrum.json")
+        reports = {metric: self.ours(metric) for metric in self.metrics}
+        self.spectrum = stages.spectrum(reports[self.metrics[0]], self.work / "spectrum.json")
         for method in methods:
             for solution in self.theirs(method)["solutions"]:
-                key = f"{method} {solution['effective_bits']:g}"
+                bits = solution["effective_bits"]
+                if self.args.bits and bits not in self.args.bits:
+                    continue
+                key = f"{method} {bits:g}"
                 made[f"modelopt {key}"] = dict.fromkeys(solution["ops"], FORMAT)
         theirs = {key: ops for key, ops in made.items() if key.startswith("modelopt ")}
-        reports |= {f"solver:{m}": self.restated(m) for m in methods}
+        if self.args.pick:
+            reports["fallback"] = self.ours("kl", "fallback")
+        rankings = list(reports)
+        reports |= {f"solver:{m}": self.modelopt.restated(m, self.theirs(m)) for m in methods}
         for side, report in reports.items():
             wanted = {
                 key.removeprefix("modelopt "): self.bytes_of(ops)
@@ -253,8 +176,21 @@ class Bench:
             }
             made |= {f"{side} {key}": ops for key, ops in self.within(report, wanted).items()}
         for share in KEPT:
-            for metric in METRICS:
-                made[f"{metric} kept {share:g}"] = self.keeping(reports[metric], share)
+            for side in rankings:
+                made[f"{side} kept {share:g}"] = self.keeping(reports[side], share)
+        return made | (self.picked(made, rankings) if self.args.pick else {})
+
+    def picked(self, profiles: Mapping[str, Ops], rankings: list[str]) -> dict[str, Ops]:
+        """For each budget, of our rankings' profiles the one whose KL on the selection samples is least."""
+        made: dict[str, Ops] = {}
+        meter = self._meter(self.splits.selection)
+        with meter.simulating():
+            for name in profiles:
+                first, _, key = name.partition(" ")
+                if first == rankings[0]:
+                    some = [profiles[f"{side} {key}"] for side in rankings]
+                    kl = [sum(self._reading(meter, ops, "pick").values["kl"]) for ops in some]
+                    made[f"picked {key}"] = some[kl.index(min(kl))]
         return made
 
     def bytes_of(self, ops: Ops) -> int:
@@ -286,29 +222,42 @@ class Bench:
 
     def measure(self, profiles: Mapping[str, Ops]) -> tuple[dict[str, Reading], Reading]:
         """Readings of all profiles on the evaluation split, by name, and of the unquantized model."""
-        meter = meter_on(
-            self.loaded,
-            plans_of(self.loaded, self.spectrum, self.splits, self.data),
-            self.splits.evaluation,
-            self.data,
-        )
+        first = self.args.measure
+        meter = self._meter(self.splits.evaluation[:first])
+        kind = f"reading-first{first}" if first else "reading"
         with meter.simulating():
-            readings = {name: self._reading(meter, ops) for name, ops in profiles.items()}
+            readings = {name: self._reading(meter, ops, kind) for name, ops in profiles.items()}
             return readings, meter.baseline
 
-    def _reading(self, meter: Meter, ops: Ops) -> Reading:
+    def _meter(self, samples: Sequence[Sample]) -> Meter:
+        plans = plans_of(self.loaded, self.spectrum, self.splits, self.data)
+        return meter_on(self.loaded, plans, samples, self.data)
+
+    def _reading(self, meter: Meter, ops: Ops, kind: str) -> Reading:
         def make() -> dict[str, Any]:
             (found,) = meter.measure([ops])
             return {"values": dict(found.values), "not_finite": found.not_finite}
 
-        return Reading(**self.timed(f"reading-{ops_sha256(ops)[:16]}", make))
+        return Reading(**self.timed(f"{kind}-{ops_sha256(ops)[:16]}", make))
+
+    def predicted(self, pair: Mapping[str, Any], profiles: Mapping[str, Ops]) -> dict[str, Any]:
+        """What ModelOpt's own scores add up to on both sides, where only the solvers differ."""
+        side, method, bits = pair["side"], pair["method"], pair["effective_bits"]
+        if not side.startswith("solver:"):
+            return {}
+        scores = self.theirs(method)["scores"]
+        names = {"ours": f"{side} {method} {bits:g}", "theirs": f"modelopt {method} {bits:g}"}
+        return {
+            "predicted": {
+                who: math.fsum(scores[op] for op in profiles[name]) for who, name in names.items()
+            }
+        }
 
     def said(self) -> dict[str, Any]:
         """What was measured, where, and how long each part took."""
         parts = {path.stem: path for path in sorted(self.work.glob("*.json"))}
         times = {name: json.loads(path.read_text()).get("time") for name, path in parts.items()}
-        methods = [name for name in parts if name.removeprefix("modelopt-") in LENSES]
-        told = ("settings", "versions", "stopped_by", "own_seconds", "solutions", "weights", "weights_counted")
+        methods = [name.removeprefix("modelopt-") for name in parts]
         return {
             "bench": "pareto",
             "machine": machine(),
@@ -322,7 +271,7 @@ class Bench:
             "times": {
                 name: spent
                 for name, spent in times.items()
-                if spent and not name.startswith("reading-")
+                if spent and not name.startswith(("reading-", "pick-"))
             },
             "measuring_seconds": sum(
                 spent["seconds"]
@@ -330,10 +279,9 @@ class Bench:
                 if name.startswith("reading-") and spent
             ),
             "modelopt": {
-                name.removeprefix("modelopt-"): {
-                    key: self.theirs(name.removeprefix("modelopt-"))[key] for key in told
-                }
-                for name in methods
+                method: self.modelopt.told(self.theirs(method))
+                for method in methods
+                if method in LENSES
             },
         }
 

@@ -65,7 +65,10 @@ def figures(
         "recovered": {
             name: {
                 "kept_share": kept_share(spectrum, ops),
-                **{what: recovered(readings[name], readings["all"], what) for what in QUANTITIES},
+                **{
+                    what: recovered(readings[name], readings["all"], baseline, what)
+                    for what in QUANTITIES
+                },
             }
             for name, ops in profiles.items()
             if name != "all"
@@ -112,14 +115,17 @@ def verdict(difference: Mapping[str, Any], same: bool) -> str:
     return "worse" if difference["low"] > 0 else "tie"
 
 
-def recovered(kept: Reading, everything: Reading, what: str) -> dict[str, Any] | None:
+def recovered(
+    kept: Reading, everything: Reading, baseline: Reading, what: str
+) -> dict[str, Any] | None:
     """Share of the damage of quantizing everything that a profile avoids: 1 - d(kept) / d(all).
 
-    A ratio of sums over the same samples, so its interval is paired. ``None`` where everything together
-    does no damage.
+    A ratio of sums over the same samples, so its interval is paired. ``None`` where the damage of everything
+    is not told apart from zero: a share of nothing has no value.
     """
-    above = QUANTITIES[what][0]
-    if sum(everything.values[above]) <= 0:
+    above, below = QUANTITIES[what]
+    damage = ratio(everything.values[above], baseline.values[below])
+    if damage is None or damage.low is None or damage.low <= 0:
         return None
     left = paired_ratio(kept.values[above], everything.values[above])
     assert left.low is not None
