@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-RESULTS = {
+RESULTS = {  # Those that are there are put on the page.
     "pareto_smollm2": "SmolLM2-135M-Instruct",
     "pareto_demo": "The demo model",
     "pareto_demo_loss": "The demo model, ModelOpt's scores of the answers' tokens alone",
@@ -37,7 +37,7 @@ def main() -> None:
 
 def filled(page: str, results: Path) -> str:
     """The page with the summary and the tables of each model."""
-    found = {name: load(results, name) for name in RESULTS}
+    found = {name: load(results, name) for name in RESULTS if (results / f"{name}.json").exists()}
     made = summary(found) + "".join(section(name, result) for name, result in found.items())
     return _PLACE.sub(lambda _: made, page)
 

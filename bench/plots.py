@@ -104,8 +104,9 @@ def main() -> None:
     result = json.loads((args.results / "scan_full_size.json").read_text())
     scans(result, args.out)
     models = ("smollm2", "demo", "stories260k")
-    found = {name: args.results / f"pareto_{name}.json" for name in models}
-    pareto({name: json.loads(path.read_text()) for name, path in found.items()}, args.out)
+    paths = {name: args.results / f"pareto_{name}.json" for name in models}
+    there = {name: path for name, path in paths.items() if path.exists()}
+    pareto({name: json.loads(path.read_text()) for name, path in there.items()}, args.out)
     growth(json.loads((args.results / "growth.json").read_text()), args.out)
 
 
