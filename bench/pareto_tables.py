@@ -51,7 +51,7 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
     """How often ours is better, alike or worse."""
     lines = ["\n| model | ModelOpt's | ours | budgets | KL | loss |", "|---|---|---|---:|---|---|"]
     for name, result in found.items():
-        for method in result["modelopt"]:
+        for method in methods(result):
             for side in sides(result):
                 some = of(result, side, method)
                 counts = [
@@ -72,6 +72,12 @@ def sides(result: dict[str, Any]) -> list[str]:
     return [side for side in SIDES if side in there]
 
 
+def methods(result: dict[str, Any]) -> list[str]:
+    """ModelOpt's methods that were measured."""
+    there = {pair["method"] for pair in result["pairs"]}
+    return [method for method in result["modelopt"] if method in there]
+
+
 def counted(verdicts: Any) -> str:
     counts = Counter(verdicts)
     order = ("better", "same", "tie", "worse")
@@ -88,7 +94,7 @@ def section(name: str, result: dict[str, Any]) -> str:
         f"loss {result['baseline_loss']:.4f} nats per token before. Everything in `{result['format']}`: KL "
         f"{interval(everything['kl'])}, loss {interval(everything['loss'], '+')}.\n",
     ]
-    for method in result["modelopt"]:
+    for method in methods(result):
         lines += curve(result, method)
     return "\n".join([*lines, *recovery(result)]) + "\n"
 
@@ -134,7 +140,7 @@ def recovery(result: dict[str, Any]) -> list[str]:
     ]
     for share, bits in KEPT.items():
         names = {f"`{side}`": f"{side} kept {share:g}" for side in sides(result)}
-        names |= {f"ModelOpt `{m}`": f"modelopt {m} {bits:g}" for m in result["modelopt"]}
+        names |= {f"ModelOpt `{m}`": f"modelopt {m} {bits:g}" for m in methods(result)}
         for who, name in names.items():
             row = result["recovered"].get(name)
             if row is None:
