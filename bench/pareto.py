@@ -210,8 +210,8 @@ class Bench:
             self.bytes_of({op.name: FORMAT for op in self.table.candidates}),
             self.bytes_of({}),
         )
-        # Scales make bytes and weights not quite proportional: less is allowed until it fits.
-        for tried in range(TRIES):
+        # Scales make bytes and weights not quite proportional: from above, less is allowed until it fits.
+        for tried in range(-TRIES // 5, TRIES):
             limit = least + int(share * (1 - tried / 1000) * (most - least))
             ops = self.within(report, {"kept": limit})["kept"]
             if kept_share(self.spectrum, ops) <= share:

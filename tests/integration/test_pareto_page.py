@@ -162,3 +162,16 @@ def test_what_five_percent_recover(side: str) -> None:
         row = result(name)["recovered"][f"{side} kept 0.05"]
         assert row["kept_share"] <= 0.05
         assert row["kl"]["low"] > least
+
+
+def test_smollm2() -> None:
+    found = result("pareto_smollm2")
+    assert len(found["pairs"]) >= 4
+    for pair in found["pairs"]:
+        if pair["side"] == "visibility":
+            assert "worse" not in (pair["kl"]["verdict"], pair["loss"]["verdict"])
+    row = found["recovered"]["visibility kept 0.05"]
+    assert row["kept_share"] <= 0.05
+    assert row["kl"]["low"] > 0.67
+    assert row["loss"]["low"] > 0.68
+    assert found["recovered"]["visibility kept 0.1"]["loss"]["value"] > 0.93

@@ -53,7 +53,9 @@ class Budgets:
                 {"effective_bits": each, "constraint": constraint, "ops": sorted(ops & self.asked)}
             )
         if found and _enabled(state, None) & self.asked != set(found[0]["ops"]):
-            raise RuntimeError("ModelOpt's search and its solving again from the same scores differ")
+            raise RuntimeError(
+                "ModelOpt's search and its solving again from the same scores differ"
+            )
         return found
 
 
