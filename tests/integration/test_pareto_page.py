@@ -170,8 +170,8 @@ def test_smollm2() -> None:
     for pair in found["pairs"]:
         if pair["side"] == "visibility":
             assert "worse" not in (pair["kl"]["verdict"], pair["loss"]["verdict"])
-    row = found["recovered"]["visibility kept 0.05"]
-    assert row["kept_share"] <= 0.05
+    row = found["recovered"]["visibility gradient 8.4"]
+    assert row["kept_share"] <= 0.05 + 1e-9
     assert row["kl"]["low"] > 0.67
     assert row["loss"]["low"] > 0.68
-    assert found["recovered"]["visibility kept 0.1"]["loss"]["value"] > 0.93
+    assert found["recovered"]["visibility kept 0.1"]["loss"]["value"] > 0.95
