@@ -1,4 +1,4 @@
-"""Figures of docs/performance.md from the results of bench/scan_full_size.py and bench/growth.py.
+"""Figures of docs/performance.md and docs/pareto.md from results of the benches named there.
 
 pip install -c constraints.txt '.[bench]'
 python bench/plots.py --results bench/results --out docs/images
@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-INK, BLUE, ORANGE = "#222222", "#0072B2", "#D55E00"
+INK, BLUE, ORANGE, GREEN = "#222222", "#0072B2", "#D55E00", "#009E73"
 
 
 def growth(result: dict[str, Any], out: Path) -> None:
@@ -65,6 +65,36 @@ def scans(result: dict[str, Any], out: Path) -> None:
     figure.savefig(out / "scans.png", dpi=110)
 
 
+def pareto(results: dict[str, dict[str, Any]], out: Path) -> None:
+    """Bytes of the weights against KL: ours by `kl`, and each of ModelOpt's methods."""
+    figure, axes = plt.subplots(1, len(results), figsize=(11, 3.4), constrained_layout=True)
+    looks = {"modelopt gradient": (ORANGE, "s--"), "modelopt kl_div": (GREEN, "^--")}
+    looks |= {"kl": (BLUE, "o-")}
+    for axis, (name, result) in zip(axes, results.items(), strict=True):
+        for side, (color, style) in looks.items():
+            found = [p for key, p in result["profiles"].items() if key.startswith(f"{side} ")]
+            points = sorted(found, key=lambda p: p["bytes"])
+            kl = [p["kl"]["value"] for p in points]
+            reach = [
+                [
+                    max(0.0, k - max(p["kl"]["low"], k / 100))
+                    for k, p in zip(kl, points, strict=True)
+                ],
+                [p["kl"]["high"] - k for k, p in zip(kl, points, strict=True)],
+            ]
+            size = [p["bytes"] / 1e6 for p in points]
+            axis.errorbar(
+                size, kl, yerr=reach, fmt=style, color=color, label=side, markersize=4, alpha=0.8
+            )
+        axis.set_yscale("log")
+        axis.set_title(name)
+        axis.set_xlabel("weights (MB)")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("KL (nats per token)")
+    axes[0].legend(frameon=False)
+    figure.savefig(out / "pareto.png", dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, required=True)
@@ -73,6 +103,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     result = json.loads((args.results / "scan_full_size.json").read_text())
     scans(result, args.out)
+    models = ("smollm2", "demo", "stories260k")
+    paths = {name: args.results / f"pareto_{name}.json" for name in models}
+    there = {name: path for name, path in paths.items() if path.exists()}
+    pareto({name: json.loads(path.read_text()) for name, path in there.items()}, args.out)
     growth(json.loads((args.results / "growth.json").read_text()), args.out)
 
 

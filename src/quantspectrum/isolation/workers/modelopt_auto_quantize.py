@@ -3,6 +3,9 @@
 Runs in ModelOpt's environment only. ModelOpt takes one set of batches for calibration and for scores;
 here its loader hands out the calibration batches until it begins to score, and the selection batches
 from then on. It scores one format: across formats it clamps scores (0.47, `initialize_candidate_stats`).
+
+With `effective_bits` among the settings the result also holds ModelOpt's solution for each of them, of one
+scoring (`_modelopt_solutions.py`).
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ from _exchange import (
     versions,
     write_result,
 )
+from _modelopt_solutions import Budgets
 from modelopt.torch.opt.utils import named_hparams
 from modelopt.torch.quantization import algorithms
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 NO_CONSTRAINT = 16.0
-"""Effective bits of the search that follows the scoring: it changes no score."""
+"""Effective bits of the search that follows the scoring where no budget is given: it changes no score."""
 
 WRITE_EVERY_S = 30.0
 
@@ -87,6 +91,9 @@ class Scan:
         self.before: list[Any] = []
         self.reached: set[str] = set()
         self.stopped_by: str | None = None
+        self.bits: list[float] = self.settings.get("effective_bits", [])
+        self.budgets: Budgets | None = None
+        self.solutions: list[dict[str, Any]] = []
 
     # What ModelOpt calls.
 
@@ -141,13 +148,19 @@ class Scan:
 
     # Before, between and after.
 
-    def begin(self, model: nn.Module) -> None:
-        """Calibration is over: scores are taken from here on."""
+    def begin(self, searcher: Any) -> None:
+        """Calibration is over: scores are taken from here on, and the first budget is searched for."""
         self.split = "selection"
-        unique = {id(h): h for _, h in named_hparams(model, configurable=True)}
-        self.hparams = [h for h in unique.values() if isinstance(h, algorithms.QuantRecipeHparam)]
+        unique = {id(h): h for _, h in named_hparams(self.model)}
+        every = [h for h in unique.values() if isinstance(h, algorithms.QuantRecipeHparam)]
+        self.hparams = [h for h in every if h.is_configurable]
+        self.budgets = Budgets(every, self.asked)
+        if self.bits:
+            searcher.constraints = searcher.constraints | {
+                "effective_bits": self.budgets.restated(self.bits[0])
+            }
         for name in self.linears:
-            model.get_submodule(name).register_forward_hook(
+            self.model.get_submodule(name).register_forward_hook(
                 lambda _m, _a, _o, name=name: self.reached.add(name)
             )
 
@@ -189,6 +202,8 @@ class Scan:
             for s in stats
             if tuple(s["module_names"]) in scored
         ]
+        assert self.budgets is not None
+        self.solutions = self.budgets.solutions(state, self.bits)
         progress(self.total, self.total)
         self.write(found, self.stopped_by)
 
@@ -241,6 +256,9 @@ class Scan:
                     "threads": torch.get_num_threads(),
                 },
                 "groups": [ops for ops, _ in shared if ops],
+                "solutions": self.solutions,
+                "weights": self.budgets.weights if self.budgets else None,
+                "weights_counted": self.budgets.whole if self.budgets else None,
                 "versions": versions("nvidia-modelopt", "torch", "transformers"),
                 "own_seconds": self.own_seconds,
                 **usage(),
@@ -257,7 +275,7 @@ def steered(scan: Scan, searcher: Any) -> Iterator[None]:
     groups = _groups(scan, [] if scan.settings["groups"] == "single" else rules)
 
     def estimate(self: Any) -> None:
-        scan.begin(self.model)
+        scan.begin(self)
         try:
             scoring(self)
         except TimeIsOverError:
