@@ -61,6 +61,13 @@ from quantspectrum.artifacts.latency import (
     LatencyEntry,
     LatencyTable,
 )
+from quantspectrum.artifacts.manifest import (
+    Manifest,
+    ServingNote,
+    Treatment,
+    Verification,
+    WriterNote,
+)
 from quantspectrum.artifacts.quality import (
     Additivity,
     AdditivityFit,
@@ -98,15 +105,10 @@ from quantspectrum.artifacts.sensitivity import (
 )
 from quantspectrum.artifacts.spectrum import (
     CutTies,
-    Manifest,
     Optimum,
     Profile,
-    ServingNote,
     Source,
     Spectrum,
-    Treatment,
-    Verification,
-    WriterNote,
 )
 from quantspectrum.artifacts.truth import CurvePoint, GroupTruth, OrderTruth, Truth
 

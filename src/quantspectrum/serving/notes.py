@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quantspectrum.artifacts.spectrum import ServingNote
+from quantspectrum.artifacts.manifest import ServingNote
 from quantspectrum.serving.check import check_checkpoint
 from quantspectrum.serving.checkpoint import read_checkpoint
 
