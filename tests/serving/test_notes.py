@@ -66,6 +66,7 @@ def test_quantize_warns_of_a_variant_that_is_not_served(
         verification=SimpleNamespace(relative_l2=None),
         profile=SimpleNamespace(ops={}),
         total_bytes=0,
+        writer=None,
         model_dump_json=lambda **_: "{}",
     )
     monkeypatch.setattr(stages, "quantize", lambda *_, **__: made)
