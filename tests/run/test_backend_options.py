@@ -83,7 +83,9 @@ def test_a_run_keeps_its_options_and_hands_them_on(
     assert (asked["backend"], asked["options"]) == ("inc", options)
     record = read_artifact(tmp_path / "run" / "run.json", RunRecord)
     assert record.request["backend_option"] == ["iters=20"]
-    # The same run goes on, one with another setting does not.
+    # The same run goes on; once it holds anything, one with another setting does not.
+    (tmp_path / "run" / "variants").mkdir()
+    (tmp_path / "run" / "variants" / "any").touch()
     Run(tmp_path / "run", request, progress=_silent, say=print)
     other = request.model_copy(update={"backend_option": ("iters=30",)})
     with pytest.raises(UserError, match="another backend_option"):
