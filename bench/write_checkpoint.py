@@ -2,15 +2,13 @@
 
     python bench/write_checkpoint.py --out bench/results/write_checkpoint.json
     python bench/write_checkpoint.py --assets DIR --device cuda --work DIR --out FILE
-    python bench/write_checkpoint.py --assets DIR --ways stream --work DIR \\
-        --out bench/results/write_checkpoint_full_size.json
+    python bench/write_checkpoint.py --assets DIR --ways stream --work DIR --out FILE
 
 Without `--assets` a random Qwen2 of mid size is drawn; with it, Qwen2.5-VL-3B at its true size from
 its public configuration (`DIR/models/qwen2.5-vl-3b-config`, and the files of
 `DIR/models/qwen2.5-vl-processor`). Weights are random numbers, the same 16 million over and over:
 times, bytes and memory mean something, and losses do not. Every variant is verified as always.
-Beside them: how fast the same disk takes a file of random bytes, flushed and not. The result is
-saved after every variant.
+Beside them: how fast the same disk takes a file of random bytes, flushed and not.
 """
 
 from __future__ import annotations
