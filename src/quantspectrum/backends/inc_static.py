@@ -40,6 +40,7 @@ __all__ = [
     "LOADERS",
     "NAME",
     "OPTIONS",
+    "PACKAGES",
     "check",
     "needs_calibration",
     "part",
@@ -50,6 +51,7 @@ __all__ = [
 
 NAME = "inc-static"
 ENVIRONMENT: str | None = "inc"
+PACKAGES: tuple[str, ...] = ()
 LOADERS: tuple[str, ...] = ("INC 3.7 in its environment",)
 OPTIONS: Mapping[str, str] = {}
 
