@@ -224,7 +224,8 @@ def cuts_options() -> argparse.ArgumentParser:
         "--cut",
         action="append",
         metavar="NAME=SHARE",
-        help="profile and the share of groups it quantizes, such as mild=15%%; replaces them all",
+        help="profile and the share of groups it quantizes, such as mild=15%%; replaces them all; "
+        "cuts follow the scores: to spend bytes, --budget NAME=bytes:60%% follows damage per byte",
     )
     return group
 
@@ -237,7 +238,8 @@ def budget_options() -> argparse.ArgumentParser:
         "--budget",
         action="append",
         metavar="NAME=KIND:AMOUNT",
-        help="profile and what it may cost: bytes:60%% of the model's weight bytes, or bytes:1.5GB; "
+        help="profile and what it may cost: bytes:60%% of the model's weight bytes, or bytes:1.5GB, "
+        "by damage per byte, the better way to spend bytes than a cut; "
         "damage:0.01 in the lens's unit, with the fewest bytes; time:70%% of the bytes of weights "
         "that a pass reads; latency:80%% or latency:4ms of a --latency table (@ROWS where it has "
         "several); all reports' formats may be mixed; replaces the default cuts",

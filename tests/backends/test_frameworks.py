@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import framework_cases as cases
@@ -21,6 +22,7 @@ from quantspectrum.backends.probing import distance, logits_of, probe_batches
 from quantspectrum.backends.quantize import plans_of
 from quantspectrum.cli import main
 from quantspectrum.errors import UserError
+from quantspectrum.integer import IntegerKernel
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 
 pytestmark = pytest.mark.slow
@@ -102,6 +104,7 @@ def test_incs_static_ptq_is_run_again(tmp_path: Path, family: str, fmt: str) -> 
     # Our integer arithmetic is that of PyTorch's kernels; a code on the other side of a tie moves more.
     assert verification.relative_l2 < 0.1 * verification.distances["unquantized"]
     assert verification.quantized_tensors == len(manifest.profile.ops)
+    assert verification.distances["codes"] <= 1e-5
     work = tmp_path / "work"
     work.mkdir()
     task = Task(loaded=loaded, plans=plans_of(spectrum, "most", loaded), directory=work)
@@ -110,6 +113,18 @@ def test_incs_static_ptq_is_run_again(tmp_path: Path, family: str, fmt: str) -> 
     assert distance(found, logits_of(loaded, probes)) == pytest.approx(
         verification.distances["unquantized"]
     )
+
+
+def test_a_bias_rounded_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases.need("inc")
+    loaded = cases.load_tiny("qwen2.5-vl", tmp_path / "m")
+    kernel = partial(IntegerKernel, rounds_bias=False)
+    monkeypatch.setattr(inc_static, "IntegerKernel", lambda a, b, _rounds: kernel(a, b))
+    with pytest.raises(UserError, match="are not those of the integer arithmetic"):
+        cases.write(loaded, cases.spectrum_of(loaded, "inc"), "inc-static", tmp_path / "v")
+    assert not (tmp_path / "v").exists()
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,17 @@ def test_cuts_and_budgets_in_one_spectrum(
         assert f"{profile.name}: {profile.rule}" in printed
 
 
+def test_cuts_alone_are_told_of_budgets_of_bytes(
+    reports: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "spectrum.json")
+    hint = "--budget NAME=bytes:60% follows damage per byte"
+    assert main(["spectrum", reports[0], "--out", out]) == 0
+    assert hint in capsys.readouterr().out
+    assert main(["spectrum", reports[0], "--out", out, "--budget", "s=bytes:99.8%"]) == 0
+    assert hint not in capsys.readouterr().out
+
+
 def test_the_record_is_printed_as_json(
     reports: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,8 @@ class Page(HTMLParser):
         if self._raw == "script":
             self.scripts[-1] += data
         elif not self._raw:
-            self.text += data
+            # Pages bind the per cent sign to its number; to a reader it is the same text.
+            self.text += data.replace("\u00a0%", " %")
 
     def attributes(self, name: str) -> list[str]:
         """Every value of an attribute."""

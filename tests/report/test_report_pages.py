@@ -20,14 +20,16 @@ from quantspectrum.artifacts import (
     DecodeLatency,
     Evaluation,
     RunnerRun,
+    Spectrum,
     StageState,
     read_artifact,
     write_artifact,
 )
 from quantspectrum.errors import UserError
-from quantspectrum.report import write_report
+from quantspectrum.report import compare_run, write_report
 from quantspectrum.report.inputs import read_run
 from quantspectrum.report.prompts import PICTURE_BUDGET, prompt_blocks
+from quantspectrum.report.variants import variant_tables
 from quantspectrum.report.views import ROWS_FIRST
 
 LIMIT = 8_000_000
@@ -379,3 +381,33 @@ def test_a_record_that_cannot_be_read_is_named(run: Path) -> None:
     with pytest.raises(UserError, match=r"spectrum\.json"):
         write_report(run)
     assert not (run / "report.html").exists()
+
+
+def test_no_per_cent_sign_wraps_away_from_its_number(run: Path) -> None:
+    asked = "Is 5 % more than 4 %?"
+    for path in (run / "baseline/evaluation.json", *(run / "evaluations").glob("*.json")):
+        one = read_artifact(path, Evaluation)
+        prompts = tuple(p.model_copy(update={"prompt": asked}) for p in one.prompts)
+        write_artifact(path, one.model_copy(update={"prompts": prompts}))
+    write_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    body = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+    assert body.count("\u00a0%") > 20
+    # What a model was asked and answered stays as it was.
+    assert asked in body
+    assert not re.search(r"\d %", body.replace(asked, ""))
+    assert "\u00a0%" not in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_rules_stand_in_a_table_of_their_own(run: Path) -> None:
+    path = run / "spectrum.json"
+    made = read_artifact(path, Spectrum)
+    rule = "least predicted damage with at most 60 % of the bytes " * 3
+    profiles = (*made.profiles[:-1], made.profiles[-1].model_copy(update={"rule": rule}))
+    write_artifact(path, made.model_copy(update={"profiles": profiles}))
+    tables = dict(variant_tables(compare_run(run)))
+    assert all(one.title != "Rule" for one in tables["Profiles"].columns)
+    assert tables["Rules of the profiles"].rows == ((profiles[-1].name, rule),)
+    write_report(run)
+    for name in ("report.md", "report.html"):
+        assert rule.strip() in (run / name).read_text(encoding="utf-8").replace("\u00a0", " ")

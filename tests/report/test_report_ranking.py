@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 import report_runs as runs
+from report_pages import column, markdown_page, parse
 from report_runs import of
 
-from quantspectrum.artifacts import Coverage, OpNote
-from quantspectrum.report import sensitivity_markdown
+from quantspectrum.artifacts import (
+    Coverage,
+    OpNote,
+    SensitivityReport,
+    read_artifact,
+    write_artifact,
+)
+from quantspectrum.cli import main
+from quantspectrum.report import ranking_text, sensitivity_markdown
 from quantspectrum.report.comparison import compare
 from quantspectrum.report.coverage import coverage_sentence, coverage_table, reasons_table
 from quantspectrum.report.damage import cut_table, damage_curve
@@ -21,6 +30,8 @@ from quantspectrum.report.grids import grid_table, grids, score_limits
 from quantspectrum.report.inputs import read_run
 from quantspectrum.report.op_pages import op_pages
 from quantspectrum.report.ops import kind_of, places_of_notes, short_label, short_names
+from quantspectrum.report.parts import parts_sentence
+from quantspectrum.report.ranking import ranking_table
 from quantspectrum.report.theme import label
 from quantspectrum.report.tradeoff import tradeoff_figure
 
@@ -98,7 +109,7 @@ def test_cuts_without_damage_have_no_share() -> None:
     report = of(0.0, 0.0)
     table = cut_table(damage_curve(report, runs.spectrum(report)), runs.spectrum(report))
     assert table is not None
-    assert table.rows[-1][-1] == "—"
+    assert column(table, "Of the total")[-1] == "—"
 
 
 def test_incomplete_coverage_is_loud() -> None:
@@ -234,9 +245,9 @@ def test_labels_do_not_become_markup() -> None:
 @pytest.mark.parametrize(
     ("weight", "activation", "said"),
     [
-        (1.0, 3.0, "activations, 75 % of both alone"),
-        (3.0, 1.0, "weights, 75 % of both alone"),
-        (0.0, 0.0, "weights and activations alike"),
+        (1.0, 3.0, "activations, 75 %"),
+        (3.0, 1.0, "weights, 75 %"),
+        (0.0, 0.0, "both alike"),
         (-0.1, 1.0, None),
         (1.0, None, None),
     ],
@@ -253,3 +264,43 @@ def test_an_op_says_what_does_its_damage(
     facts = dict(page["ops"][0]["facts"])
     assert facts.get("What does the damage") == (said and f"{said} ({label})")
     assert page["reports"][0] == [f"{label} (relative squared error)", str(len(ops))]
+
+
+def _with_parts(report: SensitivityReport, *parts: tuple[float, float]) -> SensitivityReport:
+    """The report with these parts (weights, activations) of its first ops."""
+    ops = [
+        op.model_copy(update={"weight_score": weight, "activation_score": activation})
+        for op, (weight, activation) in zip(report.ops, parts, strict=False)
+    ]
+    return report.model_copy(update={"ops": (*ops, *report.ops[len(ops) :])})
+
+
+def test_every_document_says_what_does_the_damage(run: Path, capsys: Any) -> None:
+    path = run / "sensitivity/native-mse_v2.fallback.json"
+    report = _with_parts(read_artifact(path, SensitivityReport), (1.0, 3.0), (1.0, 1.0), (9.0, 1.0))
+    write_artifact(path, report)
+    said = parts_sentence(report)
+    assert said.startswith("Of 3 of the 10 most sensitive ops, each part restored alone, ")
+    assert "activations do more of the damage in 1, weights in 1, both alike in 1." in said
+    assert "activations, 75 %; " in said
+    assert ": weights, 90 %." in said
+    assert main(["compare", str(run), "--quiet"]) == 0
+    terminal = capsys.readouterr().out
+    markdown = markdown_page((run / "report.md").read_text(encoding="utf-8")).text
+    page = parse((run / "report.html").read_text(encoding="utf-8")).text
+    alone = markdown_page(sensitivity_markdown(report)).text
+    for text in (terminal, markdown, page, alone):
+        assert said in " ".join(text.split())
+    cells = column(ranking_table(report), "Damage by")
+    assert cells[:4] == ["activations, 75 %", "both alike", "weights, 90 %", "—"]
+    first = ranking_text(report).splitlines()
+    assert first[0].endswith("damage by")
+    assert first[1].startswith("   1  ")
+    assert first[1].endswith("  activations, 75 %")
+
+
+def test_nothing_is_said_of_parts_that_were_not_measured(run: Path) -> None:
+    report = read_artifact(run / "sensitivity/native-mse_v2.fallback.json", SensitivityReport)
+    assert parts_sentence(report) == ""
+    assert "damage by" not in ranking_text(report)
+    assert all(one.title != "Damage by" for one in ranking_table(report).columns)

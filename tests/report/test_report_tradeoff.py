@@ -14,7 +14,9 @@ import report_runs as runs
 
 from quantspectrum.artifacts import SampleLoss, write_artifact
 from quantspectrum.report import Comparison, compare_run
-from quantspectrum.report.tradeoff import shows_divergence, tradeoff_figure
+from quantspectrum.report.drawn import shows_divergence
+from quantspectrum.report.tradeoff import tradeoff_figure
+from quantspectrum.report.two_runs import compare_two
 from quantspectrum.report.views import tradeoff_view
 
 TOKENS = 10
@@ -82,6 +84,29 @@ def test_alike_losses_are_told_apart_by_kl(tmp_path: Path) -> None:
     assert names(figure)["baseline: 0"] == pytest.approx(math.log10(foot))
     low, high = figure.layout.yaxis.range
     assert low < math.log10(foot) < -3.0 < high
+
+
+def test_two_runs_follow_the_same_rule(tmp_path: Path) -> None:
+    alike = ("a", 0.001, (1e-6, 3e-6)), ("b", 0.002, (1e-3, 1e-3))
+    compared(tmp_path / "one", *alike)
+    compared(tmp_path / "two", *alike)
+    worse = compared(tmp_path / "worse", ("a", 0.1, (1e-6, 3e-6)))
+    found = compare_two(tmp_path / "one", tmp_path / "two")
+    json.dumps(found.figure, allow_nan=False)
+    figure = go.Figure(found.figure)
+    assert figure.layout.yaxis.type == "log"
+    assert found.caption.startswith("KL divergence")
+    for run in figure.data:
+        assert sorted(run.y) == pytest.approx([2e-6, 1e-3])
+    assert names(figure)["b"] == pytest.approx(-3.0)
+    # One profile of either run whose loss differs is enough to draw the loss of both.
+    assert not shows_divergence(compare_run(tmp_path / "one"), worse)
+    mixed = compare_two(tmp_path / "one", tmp_path / "worse")
+    assert mixed.caption.startswith("Loss increase")
+    figure = go.Figure(mixed.figure)
+    assert figure.layout.yaxis.type is None
+    assert list(figure.data[0].y) == pytest.approx([0.001, 0.002])
+    assert "+1 %" in names(figure)
 
 
 def test_the_caption_says_what_is_drawn(tmp_path: Path) -> None:

@@ -7,14 +7,19 @@ from pathlib import Path
 
 from quantspectrum.artifacts import DataIdentity, Manifest, Spectrum, read_artifact, sha256_file
 from quantspectrum.backends import BACKENDS, inc, inc_static, modelopt, onnx
-from quantspectrum.backends.isolated import IsolatedBackend, quantize_isolated, read_options
+from quantspectrum.backends.isolated import (
+    IsolatedBackend,
+    quantize_isolated,
+    read_options,
+    require,
+)
 from quantspectrum.backends.parts import text_samples
 from quantspectrum.data.encode import Batch, encode_for
 from quantspectrum.data.splits import Splits, identity
 from quantspectrum.errors import UserError
 from quantspectrum.models.loading import Loaded
 
-__all__ = ["ISOLATED", "check_backend", "isolated_named", "write_variant"]
+__all__ = ["ISOLATED", "check_backend", "isolated_named", "require_backend", "write_variant"]
 
 ISOLATED: Mapping[str, IsolatedBackend] = {
     backend.NAME: backend for backend in (inc, inc_static, modelopt, onnx)
@@ -54,6 +59,17 @@ def check_backend(name: str, *, evaluated: bool = False, options: Sequence[str] 
         raise UserError(f"--backend-option is of frameworks' backends; {name} has none")
     if options:
         ISOLATED[name].needs_calibration(read_options(ISOLATED[name], options))
+
+
+def require_backend(name: str) -> None:
+    """Refuse a backend whose framework is absent, before anything is loaded.
+
+    Raises:
+        UserError: Its environment or a package of it is; the message says how to get it.
+    """
+    backend = isolated_named(name)
+    if backend is not None:
+        require(backend)
 
 
 def write_variant(

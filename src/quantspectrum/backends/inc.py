@@ -40,6 +40,7 @@ __all__ = [
     "MAX_DAMAGE",
     "NAME",
     "OPTIONS",
+    "PACKAGES",
     "check",
     "needs_calibration",
     "part",
@@ -49,6 +50,7 @@ __all__ = [
 
 NAME = "inc"
 ENVIRONMENT: str | None = "inc-autoround"
+PACKAGES: tuple[str, ...] = ()
 LOADERS: tuple[str, ...] = ("transformers",)
 OPTIONS: Mapping[str, str] = {
     "iters": "steps that AutoRound learns the rounding in (default 0: round to nearest)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +47,7 @@ __all__ = [
     "check_one_format",
     "quantize_isolated",
     "read_options",
+    "require",
 ]
 
 ROOM = 2**26
@@ -89,12 +91,14 @@ class IsolatedBackend(Protocol):
     Attributes:
         NAME: Name on the command line.
         ENVIRONMENT: The environment it needs; ``None`` where packages of this one do.
+        PACKAGES: Packages it needs here, which the extra of its name installs.
         LOADERS: What loads its variants.
         OPTIONS: Names of its settings, with what each does.
     """
 
     NAME: str
     ENVIRONMENT: str | None
+    PACKAGES: tuple[str, ...]
     LOADERS: tuple[str, ...]
     OPTIONS: Mapping[str, str]
 
@@ -206,6 +210,21 @@ def quantize_isolated(
     return manifest
 
 
+def require(backend: IsolatedBackend) -> None:
+    """Refuse a backend whose environment or packages are absent.
+
+    Raises:
+        UserError: The message says how to get them.
+    """
+    if backend.ENVIRONMENT is not None:
+        require_environment(backend.ENVIRONMENT)
+    if missing := [name for name in backend.PACKAGES if find_spec(name) is None]:
+        raise UserError(
+            f"backend {backend.NAME} needs {', '.join(missing)}, not installed here: "
+            f"pip install 'quantspectrum[{backend.NAME}]'"
+        )
+
+
 def _checked_plans(
     loaded: Loaded,
     asked: dict[str, OpPlan],
@@ -219,8 +238,7 @@ def _checked_plans(
         )
     plans = planned(asked, loaded, backend.part(loaded), backend.NAME)
     backend.check(loaded, plans)
-    if backend.ENVIRONMENT is not None:
-        require_environment(backend.ENVIRONMENT)
+    require(backend)
     return plans
 
 

@@ -49,6 +49,7 @@ __all__ = [
     "MAX_APART",
     "NAME",
     "OPTIONS",
+    "PACKAGES",
     "check",
     "needs_calibration",
     "part",
@@ -58,6 +59,7 @@ __all__ = [
 
 NAME = "modelopt"
 ENVIRONMENT: str | None = "modelopt"
+PACKAGES: tuple[str, ...] = ()
 LOADERS: tuple[str, ...] = ("transformers",)
 OPTIONS: Mapping[str, str] = {}
 

@@ -13,7 +13,6 @@ import platform
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from quantspectrum.artifacts import Verification, WriterNote
@@ -33,6 +32,7 @@ __all__ = [
     "MAX_OP_L2",
     "NAME",
     "OPTIONS",
+    "PACKAGES",
     "check",
     "needs_calibration",
     "part",
@@ -43,6 +43,7 @@ __all__ = [
 
 NAME = "onnx"
 ENVIRONMENT: str | None = None
+PACKAGES: tuple[str, ...] = ("onnx", "onnxruntime", "onnxscript")
 LOADERS: tuple[str, ...] = ("ONNX Runtime",)
 OPTIONS: Mapping[str, str] = {
     "reduce_range": "yes, no or auto: leave a bit of every number unused, which processors "
@@ -79,11 +80,9 @@ def check(loaded: Loaded, plans: Mapping[str, OpPlan]) -> None:
     """Refuse what cannot be exported or expressed with QDQ nodes.
 
     Raises:
-        UserError: ONNX Runtime is absent, the family or the format is another, an op is not a
-            Linear, or the model is not in float32 on the CPU.
+        UserError: The family or the format is another, an op is not a Linear, or the model is not
+            in float32 on the CPU.
     """
-    if any(find_spec(package) is None for package in ("onnx", "onnxruntime", "onnxscript")):
-        raise UserError("backend onnx needs ONNX Runtime: pip install 'quantspectrum[onnx]'")
     if loaded.task not in _TASKS:
         raise UserError(
             f"backend {NAME} exports language models and vision models, not "

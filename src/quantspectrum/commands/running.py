@@ -63,7 +63,7 @@ def run(args: Args) -> int:
 
 
 def _execute(args: Args, request: RunRequest) -> int:
-    from quantspectrum.report import variants_text
+    from quantspectrum.report import run_text
     from quantspectrum.run import Run, Stopped
     from quantspectrum.run.tracking import check_tracker
 
@@ -80,7 +80,11 @@ def _execute(args: Args, request: RunRequest) -> int:
     incomplete = work.incomplete()
     for report in incomplete:
         print(coverage_line(report), file=sys.stderr)
-    show(args, comparison, f"{variants_text(comparison)}\n\n{Path(args.out) / 'report.html'}")
+    show(
+        args,
+        comparison,
+        f"{run_text(Path(args.out), comparison)}\n\n{Path(args.out) / 'report.html'}",
+    )
     return INCOMPLETE if incomplete else DONE
 
 
@@ -97,7 +101,7 @@ def _track(args: Args, run: Path, comparison: Comparison) -> None:
 
 def compare(args: Args) -> int:
     """``quantspectrum compare``."""
-    from quantspectrum.report import variants_text, write_report
+    from quantspectrum.report import run_text, write_report
     from quantspectrum.run.tracking import check_tracker
 
     check_tracker(args.track)
@@ -107,7 +111,11 @@ def compare(args: Args) -> int:
         raise UserError("--out is for two runs; the report of one goes into its own directory")
     comparison = write_report(Path(args.run))
     _track(args, Path(args.run), comparison)
-    show(args, comparison, f"{variants_text(comparison)}\n\n{Path(args.run) / 'report.html'}")
+    show(
+        args,
+        comparison,
+        f"{run_text(Path(args.run), comparison)}\n\n{Path(args.run) / 'report.html'}",
+    )
     return DONE
 
 

@@ -100,8 +100,9 @@ def sensitivity(args: Args) -> int:
 
 
 def _show_ranking(args: Args, report: SensitivityReport, path: Path) -> None:
-    lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
-    show(args, report, "\n".join(["rank        score  op", *lines, "", str(path)]))
+    from quantspectrum.report import ranking_text
+
+    show(args, report, f"{ranking_text(report)}\n\n{path}")
 
 
 def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) -> int:

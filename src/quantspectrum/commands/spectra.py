@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["latency", "spectrum"]
 
+_BYTES = (
+    "cuts follow the scores; to spend bytes, --budget NAME=bytes:60% follows damage per byte "
+    "(docs/spectrum.md)"
+)
+
 
 def spectrum(args: Args) -> int:
     """``quantspectrum spectrum``."""
@@ -39,6 +44,9 @@ def spectrum(args: Args) -> int:
         f"{(p.predicted_bytes or 0) / 1e6:>11.2f}"
         for p in made.profiles
     ]
+    # Rules of thumb are orders, whose scores are no damages to divide.
+    if not args.budget and budget is None and not made.lens.startswith("heuristic:"):
+        told.append(_BYTES)
     head = f"{'profile':<12} {'groups':>6} {'ops':>6} {'predicted':>12} {'weights, MB':>11}"
     rules = [_rule(profile) for profile in made.profiles]
     show(args, made, "\n".join([head, *lines, "", *rules, *told, "", str(out)]))

@@ -27,10 +27,11 @@ __all__ = ["evaluate", "evaluation_lines", "quantize"]
 def quantize(args: Args) -> int:
     """``quantspectrum quantize``."""
     from quantspectrum import stages
-    from quantspectrum.backends.frameworks import check_backend
+    from quantspectrum.backends.frameworks import check_backend, require_backend
 
     out = Path(args.out)
     check_backend(args.backend, options=args.backend_option or ())
+    require_backend(args.backend)
     treatment = stages.TreatmentOptions(
         transform=args.transform, algorithm=args.algorithm, strength=args.smoothing
     )

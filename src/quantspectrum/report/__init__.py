@@ -11,12 +11,14 @@ from quantspectrum.report.inputs import read_run
 from quantspectrum.report.markdown import render_markdown
 from quantspectrum.report.recommendation import recommend
 from quantspectrum.report.sensitivity_md import sensitivity_markdown
-from quantspectrum.report.terminal import variants_text
+from quantspectrum.report.terminal import ranking_text, run_text, variants_text
 
 __all__ = [
     "Comparison",
     "compare_run",
+    "ranking_text",
     "recommend",
+    "run_text",
     "sensitivity_markdown",
     "variants_text",
     "write_report",

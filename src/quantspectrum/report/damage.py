@@ -80,8 +80,7 @@ def cut_table(steps: list[Step], spectrum: Spectrum | None, lens: str = "") -> T
             with_unit("Predicted damage", lens),
             "Of the total",
             "Cut",
-            "Rule",
-            text=("Profile", "Cut", "Rule"),
+            text=("Profile", "Cut"),
         ),
         rows=tuple(
             (
@@ -90,7 +89,6 @@ def cut_table(steps: list[Step], spectrum: Spectrum | None, lens: str = "") -> T
                 score(profile.predicted_damage),
                 percent(profile.predicted_damage / total) if total > 0 else ABSENT,
                 "yes" if is_cut(profile, steps) else "no",
-                profile.rule or ABSENT,
             )
             for profile in spectrum.profiles
         ),

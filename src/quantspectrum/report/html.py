@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from quantspectrum.report import prose, provenance, variants
@@ -27,7 +28,9 @@ from quantspectrum.report.recommendation import grounds, recommend
 from quantspectrum.report.theme import DARK
 from quantspectrum.report.views import ROWS_FIRST, coverage_views, lens_views, tradeoff_view
 
-__all__ = ["page_parts", "render_html", "script_json", "template"]
+__all__ = ["no_break", "page_parts", "render_html", "script_json", "template"]
+
+_PERCENT = re.compile(r"(\d) %")
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -95,6 +98,7 @@ def page_parts() -> dict[str, Any]:
 def template(name: str) -> Template:
     """A template that escapes every text, and fails on what it is not given."""
     environment = Environment(
+        finalize=no_break,
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -102,7 +106,16 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # Texts that must stay as they are: what a model answered, and what a shell is to read.
+    environment.filters["literal"] = escape
     return environment.get_template(name)
+
+
+def no_break(value: Any) -> Any:
+    """A text in which no per cent sign wraps away from its number; markup is left as it is."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return _PERCENT.sub("\\1\u00a0%", value)
 
 
 def policy(*scripts: str) -> str:

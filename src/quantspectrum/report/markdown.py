@@ -13,6 +13,7 @@ from quantspectrum.report.further import NO_CHECKS, agreement_view, check_views
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import plural
 from quantspectrum.report.overview import overview_table
+from quantspectrum.report.parts import parts_sentence
 from quantspectrum.report.prompts import Answer, PromptBlock, prompt_blocks, prompts_sentence
 from quantspectrum.report.recommendation import grounds, recommend
 from quantspectrum.report.tables import Column, Document, Table
@@ -156,6 +157,8 @@ def _ranking(
     """The ranking's first rows; all of them for one report, as the others have files of their own."""
     if ties := ranking.ties_sentence(report):
         yield inert(ties)
+    if said := parts_sentence(report):
+        yield inert(said)
     parts = coverage.components_table(report)
     if parts is not None:
         yield markdown_table(parts)

@@ -7,6 +7,7 @@ from typing import Any
 from quantspectrum.artifacts import LOWEST, Histogram, Op, OpScore
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import ABSENT, count, minus, percent, score
+from quantspectrum.report.parts import damage_by
 from quantspectrum.report.quantities import quantity_of
 from quantspectrum.report.ranking import kind_of_score
 
@@ -124,14 +125,8 @@ def _facts(
 
 def _parts(label: str, found: OpScore) -> str | None:
     """Which of weights and activations does more when quantized alone; ``None`` if not known."""
-    weight, activation = found.weight_score, found.activation_score
-    if weight is None or activation is None or min(weight, activation) < 0:
-        return None
-    if weight == activation:
-        return f"weights and activations alike ({label})"
-    name = "weights" if weight > activation else "activations"
-    share = max(weight, activation) / (weight + activation)
-    return f"{name}, {percent(share)} of both alone ({label})"
+    said = damage_by(found)
+    return said and f"{said} ({label})"
 
 
 def _score_cells(files: RunFiles, label: str, found: OpScore) -> list[str | int]:

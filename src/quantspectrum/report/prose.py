@@ -5,6 +5,7 @@ from __future__ import annotations
 from quantspectrum.artifacts import SensitivityReport, Spectrum
 from quantspectrum.report.comparison import Comparison
 from quantspectrum.report.coverage import partial_sentence
+from quantspectrum.report.drawn import shows_divergence
 from quantspectrum.report.figures import RANKED
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import count, percent, plural
@@ -12,7 +13,6 @@ from quantspectrum.report.ops import places_of_notes
 from quantspectrum.report.provenance import failures
 from quantspectrum.report.quantities import quantity_of
 from quantspectrum.report.recommendation import TOLERANCE
-from quantspectrum.report.tradeoff import shows_divergence
 from quantspectrum.report.variants import EMULATED
 
 __all__ = [

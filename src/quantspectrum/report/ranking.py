@@ -6,6 +6,7 @@ from collections import Counter
 
 from quantspectrum.artifacts import OpScore, SensitivityReport
 from quantspectrum.report.numbers import ABSENT, count, plural, score
+from quantspectrum.report.parts import damage_cells
 from quantspectrum.report.quantities import quantity_of, with_unit
 from quantspectrum.report.tables import Table, columns
 from quantspectrum.report.ties import Ties, ties_of
@@ -79,7 +80,7 @@ def ranking_table(report: SensitivityReport) -> Table:
             *more,
             "Shape",
             "Group",
-            text=("Component", "Kind", "Shape"),
+            text=("Component", "Kind", "Damage by", "Shape"),
             names=("Op", "Group"),
         ),
         rows=tuple(
@@ -108,6 +109,7 @@ def _more_columns(report: SensitivityReport) -> dict[str, list[str]]:
     found = {
         f"Weights {how}": [score(op.weight_score) for op in report.ops],
         f"Activations {how}": [score(op.activation_score) for op in report.ops],
+        "Damage by": damage_cells(report),
         "SQNR (dB)": [
             f"{op.raw['sqnr_db']:.1f}".replace("-", "−") if "sqnr_db" in op.raw else ABSENT
             for op in report.ops
@@ -127,5 +129,5 @@ def _caption(report: SensitivityReport, ties: Ties, more: bool) -> str:
     else:
         said.append("Tied: the scores differ by at most 2·√(se₁² + se₂²).")
     if more and any(op.weight_score is not None for op in report.ops):
-        said.append("The parts need not add up to the whole.")
+        said.append("The parts need not add up to the whole; a share is of both parts alone.")
     return " ".join(said)

@@ -15,6 +15,7 @@ __all__ = [
     "latency_table",
     "matmuls_table",
     "memory_table",
+    "rules_table",
     "size_table",
     "state_of",
 ]
@@ -41,7 +42,6 @@ def size_table(comparison: Comparison) -> Table:
             score(row.predicted_damage),
             state_of(row) or "evaluated",
             *((row.guard or ABSENT,) if guarded else ()),
-            row.rule or ABSENT,
         )
         for row in all_rows(comparison)
     )
@@ -63,9 +63,23 @@ def size_table(comparison: Comparison) -> Table:
             with_unit("Predicted damage", comparison.lens or ""),
             "State",
             *(("Against rivals",) if guarded else ()),
-            "Rule",
-            text=("Profile", "Formats", "State", "Against rivals", "Rule"),
+            text=("Profile", "Formats", "State", "Against rivals"),
         ),
+        rows=rows,
+    )
+
+
+def rules_table(comparison: Comparison) -> Table | None:
+    """How each profile chose its groups, in words; ``None`` where no profile says.
+
+    A table of its own, as such a text beside the numbers would make every row of them tall.
+    """
+    rows = tuple((row.profile, row.rule) for row in comparison.rows if row.rule)
+    if not rows:
+        return None
+    return Table(
+        caption="How each profile chose its groups and formats.",
+        columns=columns("Profile", "Rule", text=("Profile", "Rule")),
         rows=rows,
     )
 

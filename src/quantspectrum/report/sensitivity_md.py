@@ -7,6 +7,7 @@ from quantspectrum.report import coverage, prose, ranking
 from quantspectrum.report.engine import engine_table
 from quantspectrum.report.markdown import inert, markdown_table, second_ranking
 from quantspectrum.report.numbers import duration
+from quantspectrum.report.parts import parts_sentence
 
 __all__ = ["sensitivity_markdown"]
 
@@ -35,6 +36,7 @@ def sensitivity_markdown(report: SensitivityReport) -> str:
         *(["## Components", markdown_table(components)] if components is not None else []),
         "## Ranking",
         *([inert(ties)] if ties else []),
+        *([inert(said)] if (said := parts_sentence(report)) else []),
         markdown_table(ranking.ranking_table(report)) if report.ops else prose.NOTHING_SCORED,
         *(["## Ranked again", *second] if second else []),
         "## Without a score",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from quantspectrum.artifacts import SensitivityReport
 from quantspectrum.report.comparison import Comparison, ComparisonRow
+from quantspectrum.report.inputs import read_run
 from quantspectrum.report.numbers import (
     ABSENT,
     between,
@@ -12,10 +16,11 @@ from quantspectrum.report.numbers import (
     signed_points,
     size,
 )
+from quantspectrum.report.parts import damage_cells, parts_sentence
 from quantspectrum.report.recommendation import grounds, recommend
 from quantspectrum.report.tables import printable, text_table
 
-__all__ = ["variants_text"]
+__all__ = ["ranking_text", "run_text", "variants_text"]
 
 _TITLES = (
     "profile",
@@ -29,6 +34,30 @@ _TITLES = (
     "accuracy",
     "flips",
 )
+
+
+FIRST = 10
+"""Ops that a terminal shows of a ranking."""
+
+
+def run_text(run_dir: Path, comparison: Comparison) -> str:
+    """What a run found: its variants, and which part of the ops its first report blames."""
+    reports = read_run(run_dir).reports
+    said = parts_sentence(next(iter(reports.values()))) if reports else ""
+    return "\n\n".join([variants_text(comparison), *([printable(said)] if said else [])])
+
+
+def ranking_text(report: SensitivityReport) -> str:
+    """The most sensitive ops; where both parts were measured, with the one that does the damage."""
+    parts = damage_cells(report)[:FIRST] if parts_sentence(report) else []
+    lines = ["rank        score  op"]
+    width = max([len(op.name) for op in report.ops[:FIRST]], default=0)
+    if parts:
+        lines[0] = f"{lines[0]:<{19 + width}}  damage by"
+    for place, op in enumerate(report.ops[:FIRST]):
+        line = f"{op.rank:>4}  {op.score:>11.4e}  {op.name}"
+        lines.append(f"{line:<{19 + width}}  {parts[place]}" if parts else line)
+    return "\n".join(lines)
 
 
 def variants_text(comparison: Comparison) -> str:

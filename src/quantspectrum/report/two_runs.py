@@ -9,12 +9,20 @@ from typing import Any
 from quantspectrum.artifacts import write_text
 from quantspectrum.errors import UserError
 from quantspectrum.report import prose
-from quantspectrum.report.comparison import Comparison, ComparisonRow, compare
+from quantspectrum.report.comparison import Comparison, compare
+from quantspectrum.report.drawn import (
+    DrawnPoint,
+    Quality,
+    points_of,
+    quality_of,
+    shows_divergence,
+)
 from quantspectrum.report.html import page_parts, script_json, template
 from quantspectrum.report.inputs import RunFiles, read_run
 from quantspectrum.report.markdown import document_markdown
 from quantspectrum.report.marks import name_beside
-from quantspectrum.report.recommendation import recommend
+from quantspectrum.report.numbers import percent
+from quantspectrum.report.recommendation import TOLERANCE, recommend
 from quantspectrum.report.tables import Document, Table
 from quantspectrum.report.theme import (
     COMPONENTS,
@@ -45,13 +53,15 @@ class TwoRuns:
         names: How the runs are called.
         sentences: What a reader must know first: models, samples, recommendations.
         tables: Heading and table.
-        figure: Loss change by size, both runs.
+        figure: Loss change or divergence by size, both runs.
+        caption: How to read the figure.
     """
 
     names: tuple[str, str]
     sentences: tuple[str, ...]
     tables: tuple[tuple[str, Table], ...]
     figure: Figure | None
+    caption: str
 
 
 def compare_two(first: Path, second: Path) -> TwoRuns:
@@ -76,6 +86,7 @@ def compare_two(first: Path, second: Path) -> TwoRuns:
         sentences=_sentences(names, files, both),
         tables=tuple(tables),
         figure=_figure(names, both),
+        caption=_caption(names, both),
     )
 
 
@@ -131,43 +142,78 @@ def _sentences(
     return tuple(said)
 
 
-def _figure(names: tuple[str, str], both: tuple[Comparison, Comparison]) -> Figure | None:
-    """Loss increase over the own baseline (nats) against the share of the baseline's size."""
-    data = [
-        _points(place, name, rows)
-        for place, (name, comparison) in enumerate(zip(names, both, strict=True))
-        if (rows := [r for r in comparison.rows if r.paired is not None and r.ratio is not None])
+def _points(both: tuple[Comparison, Comparison], *, divergence: bool) -> list[list[DrawnPoint]]:
+    """The variants of each run whose size is known beside the baseline's."""
+    return [
+        [p for p in points_of(one, divergence=divergence) if p.row.ratio is not None]
+        for one in both
     ]
-    if not data:
+
+
+def _figure(names: tuple[str, str], both: tuple[Comparison, Comparison]) -> Figure | None:
+    """What the page of one run draws, by the same rule, against the share of the baseline's size."""
+    divergence = shows_divergence(*both)
+    points = _points(both, divergence=divergence)
+    if not any(points):
         return None
+    quality = quality_of([point for own in points for point in own], divergence=divergence)
+    lines, texts = quality.levels
     return figure(
-        data,
+        [
+            _marks(place, name, own, quality)
+            for place, (name, own) in enumerate(zip(names, points, strict=True))
+            if own
+        ],
         **NAMED,
+        shapes=list(lines),
         annotations=[
-            name_beside(100 * row.ratio, row.paired.value, row.profile, below=place == 1)
-            for place, comparison in enumerate(both)
-            for row in comparison.rows
-            if row.paired is not None and row.ratio is not None
+            *texts,
+            *(
+                name_beside(
+                    _at(point),
+                    quality.text_at(point.drawn.value),
+                    point.row.profile,
+                    below=place == 1,
+                )
+                for place, own in enumerate(points)
+                for point in own
+            ),
         ],
         xaxis=axis("Checkpoint, in % of the baseline's"),
-        yaxis=axis("Loss increase (nats per token)"),
+        yaxis=quality.axis,
     )
 
 
-def _points(place: int, name: str, rows: list[ComparisonRow]) -> dict[str, Any]:
+def _caption(names: tuple[str, str], both: tuple[Comparison, Comparison]) -> str:
+    """How to read the figure, and why it shows the divergence where it does."""
+    marks = f"circles are {names[0]}, diamonds {names[1]}. The best place is bottom left."
+    if shows_divergence(*both):
+        return (
+            "KL divergence from the predictions of the own run's baseline, with its 95 % interval, "
+            "on a logarithmic scale that has 0 at its foot, as all profiles of both runs are within "
+            f"{percent(TOLERANCE)} of their baseline's loss; {marks}"
+        )
+    return f"Loss increase over the baseline of its own run, with its 95 % interval; {marks}"
+
+
+def _at(point: DrawnPoint) -> float:
+    assert point.row.ratio is not None
+    return 100 * point.row.ratio
+
+
+def _marks(place: int, name: str, points: list[DrawnPoint], quality: Quality) -> dict[str, Any]:
     """The variants of one run."""
-    paired = [row.paired for row in rows if row.paired is not None]
-    values = [one.value for one in paired]
+    heights = [quality.at(point.drawn.value) for point in points]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": label(name, 40),
-        "x": [100 * (row.ratio or 0.0) for row in rows],
-        "y": values,
+        "x": [_at(point) for point in points],
+        "y": heights,
         "error_y": error_bars(
-            values,
-            [one.value if one.low is None else one.low for one in paired],
-            [one.value if one.high is None else one.high for one in paired],
+            heights,
+            [quality.at(point.low) for point in points],
+            [quality.at(point.high) for point in points],
         ),
         "marker": {
             "size": 12,
@@ -175,5 +221,5 @@ def _points(place: int, name: str, rows: list[ComparisonRow]) -> dict[str, Any]:
             "symbol": ("circle", "diamond")[place],
         },
         "hoverinfo": "text",
-        "hovertext": [f"{label(name)}: {label(row.profile)}" for row in rows],
+        "hovertext": [f"{label(name)}: {label(point.row.profile)}" for point in points],
     }

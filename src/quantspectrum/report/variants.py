@@ -28,6 +28,7 @@ from quantspectrum.report.resources import (
     latency_table,
     matmuls_table,
     memory_table,
+    rules_table,
     size_table,
     state_of,
 )
@@ -53,6 +54,7 @@ def variant_tables(comparison: Comparison) -> tuple[tuple[str, Table], ...]:
     """Every table about the variants under its heading; those with nothing to say are left out."""
     found = (
         ("Profiles", size_table(comparison)),
+        ("Rules of the profiles", rules_table(comparison)),
         ("Loss", loss_table(comparison)),
         ("Loss by kind of sample", kinds_table(comparison)),
         ("Answers", answers_table(comparison)),

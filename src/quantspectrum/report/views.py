@@ -12,6 +12,7 @@ from quantspectrum.report.engine import engine_table
 from quantspectrum.report.figures import damage_figure, heatmap_figure, ranking_figure
 from quantspectrum.report.inputs import RunFiles
 from quantspectrum.report.numbers import plural
+from quantspectrum.report.parts import parts_sentence
 from quantspectrum.report.rescored import moved_table, rescored_sentences, rescored_table
 from quantspectrum.report.tables import Table
 from quantspectrum.report.theme import Figure
@@ -66,6 +67,7 @@ class LensView:
     coverage: str
     header: str
     ties: str
+    parts: str
     components: Table | None
     figures: tuple[FigureView, ...]
     second: str
@@ -126,6 +128,7 @@ def _lens_view(files: RunFiles, name: str, report: SensitivityReport, number: in
         coverage=coverage.coverage_sentence(report),
         header=ranking.header_sentence(report),
         ties=ranking.ties_sentence(report),
+        parts=parts_sentence(report),
         components=coverage.components_table(report),
         figures=tuple(figures),
         second=rescored_sentences(report),

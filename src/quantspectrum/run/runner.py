@@ -18,12 +18,13 @@ from quantspectrum.artifacts import (
     Spectrum,
     read_artifact,
 )
+from quantspectrum.backends.frameworks import require_backend
 from quantspectrum.evaluate.reload import load_variant
 from quantspectrum.evaluate.session import EvaluationSession
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.report import Comparison, write_report
 from quantspectrum.run.request import QUALITY, RunRequest
-from quantspectrum.run.states import RunStates, Stopped
+from quantspectrum.run.states import RunStates, Stopped, variants_written
 from quantspectrum.sensitivity import check_metrics
 
 __all__ = ["Run"]
@@ -51,10 +52,12 @@ class Run:
 
         Raises:
             UserError: The directory holds a run that was asked something else, or other things, or
-                a metric knows no such base.
+                a metric knows no such base, or what writes its variants is absent.
         """
         for base in request.base:
             check_metrics(request.scoring.metric, base)
+        if not variants_written(directory):
+            require_backend(request.backend)
         self._dir = directory
         self._request = request
         self._progress = progress

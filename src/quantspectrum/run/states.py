@@ -12,7 +12,7 @@ from quantspectrum.models.loading import pick_device
 from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
 from quantspectrum.run.request import RunRequest
 
-__all__ = ["RunStates", "Stopped"]
+__all__ = ["RunStates", "Stopped", "variants_written"]
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: what was measured is written
@@ -105,6 +105,15 @@ class RunStates:
         changed = self._record.stages | {name: state}
         self._record = self._record.model_copy(update={"stages": changed})
         write_artifact(self._path, self._record)
+
+
+def variants_written(directory: Path) -> bool:
+    """Whether a directory holds a run that has nothing left to quantize."""
+    path = directory / "run.json"
+    if not path.exists():
+        return False
+    stages = read_artifact(path, RunRecord).stages
+    return all(s.state == "done" for name, s in stages.items() if name.startswith("quantize:"))
 
 
 def _holds_work(directory: Path, record: RunRecord) -> bool:

@@ -2,7 +2,9 @@
 
 ``mode`` ``quantize`` calibrates, converts and writes ``saved/best_model.pt``; ``mode`` ``run`` loads such
 a file, a pickle, by its tensors alone into a model made from the configuration beside it. Both write what
-the model predicts for the probe batches into ``found.safetensors`` (``probe.N``).
+the model predicts for the probe batches into ``found.safetensors`` (``probe.N``), and ``quantize`` also
+what each op gets and gives when it first runs, dequantized (``input.OP``, ``output.OP``); the result's
+``grids`` has their scales and zero points.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def main() -> None:
         quantized = _quantize(request, calibration)
         progress(1, 2)
     model = _load(request)
-    found = {}
+    found: dict[str, torch.Tensor] = {}
+    grids: dict[str, list[float]] = {}
+    _watch(model, quantized, found, grids)
     with torch.no_grad():
         for index, batch in enumerate(probes):
             found[f"probe.{index}"] = model(**batch).logits.float().contiguous()
@@ -53,6 +57,7 @@ def main() -> None:
     write_result(
         {
             "quantized": quantized,
+            "grids": grids,
             "settings": {
                 "reduce_range": reduce_range,
                 "engine": torch.backends.quantized.engine,
@@ -79,6 +84,30 @@ def _quantize(request: dict[str, Any], batches: list[Batch]) -> list[str]:
         for (name, _), how in made.q_config["op"].items()
         if how["weight"]["dtype"] == "int8"
     )
+
+
+def _watch(
+    model: Any, ops: list[str], found: dict[str, torch.Tensor], grids: dict[str, list[float]]
+) -> None:
+    """Note what each op gets and gives when it first runs: values, scales and zero points."""
+    modules = dict(model.named_modules())
+
+    def hook(op: str) -> Any:
+        def note(_module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            both = (inputs[0], output)
+            if op in grids or not all(one.is_quantized for one in both):
+                return
+            for what, one in zip(("input", "output"), both, strict=True):
+                found[f"{what}.{op}"] = one.dequantize().contiguous()
+            grids[op] = [v for one in both for v in (one.q_scale(), one.q_zero_point())]
+
+        return note
+
+    for op in ops:
+        # INC gives what it cannot trace with its parent a wrapper, with the product inside.
+        for name in (op, f"{op}.module"):
+            if name in modules:
+                modules[name].register_forward_hook(hook(op))
 
 
 def _load(request: dict[str, Any]) -> Any:

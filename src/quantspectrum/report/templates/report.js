@@ -67,7 +67,8 @@
   // Every text of an op is set as text: names from a checkpoint are never read as markup.
   function make(tag, text, ...parts) {
     const made = document.createElement(tag);
-    if (text !== null) made.textContent = text;
+    // No per cent sign wraps away from its number.
+    if (text !== null) made.textContent = String(text).replace(/(\d) %/g, "$1\u00a0%");
     made.append(...parts);
     return made;
   }

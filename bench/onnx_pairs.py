@@ -1,0 +1,170 @@
+"""Which ops of backend `onnx`'s graphs ONNX Runtime multiplies as integers, by how inputs are quantized.
+
+    python bench/onnx_pairs.py --out bench/results/onnx_pairs.json
+
+The language model of the embedded model is written in `w8a8-static` and `w8a8-static-affine`, all groups
+but the last. Of each graph four forms are loaded on the CPU: `shared`, as written, where ops that read one
+input share its QuantizeLinear and DequantizeLinear; `own`, each op with a pair of its own of the same scale
+and zero point; and, of symmetric int8 inputs, `unsigned`, the same codes plus 128 as uint8 with zero point 128.
+Sessions have default options, or leave out the optimizer that merges equal nodes, or allow int8 inputs
+(`session.qdqisint8allowed`). Counted are matrix products in the optimized graph; logits are compared with
+those of `shared` under default options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+from vl_backends import DATA
+
+from quantspectrum import stages
+from quantspectrum.artifacts import write_text
+from quantspectrum.demo import model_dir
+from quantspectrum.models.loading import Loaded, ModelSpec, load_model
+from quantspectrum.provenance import environment
+
+MERGES = "CommonSubexpressionElimination"
+INTEGERS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulInteger")
+
+
+def written(loaded: Loaded, fmt: str, work: Path) -> tuple[Path, int]:
+    """The variant's graph, and how many ops are quantized in it."""
+    report, spectrum = work / "report.json", work / "spectrum.json"
+    stages.lens_sensitivity(
+        loaded,
+        report,
+        lens="heuristic:size",
+        data=DATA,
+        ops=stages.OpsRequest(),
+        format_name=fmt,
+        progress=lambda _steps: lambda: None,
+    )
+    stages.spectrum(report, spectrum, cuts=("most=97%",))
+    manifest = stages.quantize(loaded, spectrum, "most", work / "v", backend="onnx", data=DATA)
+    assert manifest.verification is not None
+    return work / "v" / "model.onnx", manifest.verification.quantized_tensors
+
+
+def own_pairs(source: Path, target: Path) -> None:
+    """Each reader of a dequantized input gets a copy of the two nodes before it."""
+    model = onnx.load(str(source))
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    nodes: list[Any] = []
+    taken: set[str] = set()
+    for node in model.graph.node:
+        dequantize = made_by.get(node.input[0]) if node.op_type in ("MatMul", "Gemm") else None
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+            if node.input[0] in taken:
+                for one in (made_by[dequantize.input[0]], dequantize):
+                    copy = onnx.NodeProto()
+                    copy.CopyFrom(one)
+                    copy.name, copy.output[0] = f"{one.name}.{len(nodes)}", f"{one.output[0]}.own"
+                    copy.output[0] += f".{node.name}"
+                    if one is dequantize:
+                        copy.input[0] = nodes[-1].output[0]
+                    nodes.append(copy)
+                node.input[0] = nodes[-1].output[0]
+            else:
+                taken.add(node.input[0])
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def unsigned(source: Path, target: Path) -> None:
+    """Codes of the inputs from 0 to 255 where they went from -128 to 127."""
+    model = onnx.load(str(source))
+    zeros = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for one in model.graph.initializer:
+        if one.name in zeros:
+            zero = numpy_helper.to_array(one)
+            assert zero.dtype == np.int8
+            assert not zero.any()
+            one.CopyFrom(numpy_helper.from_array(np.full(zero.shape, 128, np.uint8), one.name))
+    del model.graph.value_info[:]
+    onnx.save(model, str(target))
+
+
+def opened(path: Path, work: Path, *, merges: bool = True, int8: bool = False) -> dict[str, Any]:
+    """Products of the optimized graph, and the logits of one text."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(work / "optimized.onnx")
+    if int8:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+    session = onnxruntime.InferenceSession(
+        str(path),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=[] if merges else [MERGES],
+    )
+    nodes = Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+    ids = np.arange(1, 13, dtype=np.int64)[None]
+    (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    return {
+        "integer_products": sum(nodes[name] for name in INTEGERS),
+        "nodes": {name: nodes[name] for name in sorted(nodes) if "MatMul" in name or "QG" in name},
+        "quantize_nodes": nodes["QuantizeLinear"],
+        "logits": logits,
+    }
+
+
+def case(loaded: Loaded, fmt: str, work: Path) -> dict[str, Any]:
+    """Every form of one format's graph under every kind of session."""
+    shared, ops = written(loaded, fmt, work)
+    forms = {"shared": shared, "own": work / "own.onnx"}
+    own_pairs(shared, forms["own"])
+    if fmt == "w8a8-static":
+        forms["unsigned"] = work / "unsigned.onnx"
+        unsigned(shared, forms["unsigned"])
+    sessions: dict[str, dict[str, bool]] = {
+        "default": {},
+        "nothing merged": {"merges": False},
+        "int8 allowed": {"int8": True},
+    }
+    rows = [
+        {"inputs": form, "session": name, **opened(path, work, **how)}
+        for form, path in forms.items()
+        for name, how in sessions.items()
+    ]
+    first = rows[0]["logits"]
+    for row in rows:
+        away = np.abs(row.pop("logits") - first).max() / np.abs(first).max()
+        row["logits_away"] = float(away)
+    return {"format": fmt, "ops": ops, "rows": rows}
+
+
+def main() -> None:
+    """Both formats."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    loaded = load_model(ModelSpec(model=str(model_dir()), device="cpu"))
+    found: dict[str, Any] = {
+        "environment": environment(loaded.device).model_dump(mode="json"),
+        "onnxruntime": onnxruntime.__version__,
+        "cases": [],
+    }
+    for fmt in ("w8a8-static", "w8a8-static-affine"):
+        with tempfile.TemporaryDirectory() as work:
+            found["cases"].append(case(loaded, fmt, Path(work)))
+    write_text(out, json.dumps(found, indent=1) + "\n")
+    for one in found["cases"]:
+        for row in one["rows"]:
+            print(one["format"], row["inputs"], row["session"], row["integer_products"], one["ops"])
+
+
+if __name__ == "__main__":
+    main()
