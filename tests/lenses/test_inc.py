@@ -313,6 +313,32 @@ def test_incs_own_loop_gives_the_recorded_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("inc_environment")
+def test_a_batch_without_pictures_beside_one_with_them_is_as_in_incs_own_loop(
+    tmp_path: Path,
+) -> None:
+    """Vision ops have scores though a batch never runs them; INC's loop, on the same batches, has the same."""
+    loaded = lens_cases.saved(models_tiny.qwen2_5_vl(), tmp_path / "model")
+    include = ("*visual.blocks.0.attn.qkv", "*visual.merger.mlp.0", "*layers.1.mlp.down_proj")
+    table = list_ops(loaded.model, loaded.layout, include=include)
+    assert [op.component for op in table.candidates] == ["vision", "merger", "language"]
+    batches = [models_tiny.text_batch((9, 9, 9), vision=True), models_tiny.image_batch((5, 5))]
+    found = {}
+    for fast in ("true", "false"):
+        asked = lens_cases.request_of(
+            batches, tmp_path, base="fallback", fmt="inc", options={"fast": fast}
+        )
+        found[fast] = inc.MSE_V2.score(loaded, table, asked)
+        assert found[fast].framework.settings["fast"] is (fast == "true")
+        assert found[fast].framework.settings["batches_scored"] == 2
+    own, ours = found["false"], found["true"]
+    assert ours.scores.keys() == own.scores.keys() == {op.name for op in table.candidates}
+    for name, raw in own.raw.items():
+        assert ours.raw[name] == pytest.approx(raw, rel=1e-6), name
+        assert ours.scores[name] != 0, name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inc_environment")
 def test_ops_that_no_sample_reaches_are_listed(tmp_path: Path) -> None:
     """Without pictures a vision tower never runs: its ops are no fault, and have no score."""
     loaded = loaded_of("qwen2_5_vl", tmp_path / "model")
