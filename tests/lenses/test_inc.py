@@ -224,7 +224,7 @@ def test_repaired_traces_are_those_of_the_hessian(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("inc_environment")
 def test_a_probe_frees_its_graph(tmp_path: Path) -> None:
-    """INC's probes kept theirs: 1.4 MB each on this model, 44 MB each on one of 260 thousand weights."""
+    """INC's probes kept theirs: 1.4 MB each on this model, about 40 MB each on stories260k."""
     loaded = lens_cases.saved(models_tiny.causal_lm(), tmp_path / "model")
     table = list_ops(loaded.model, loaded.layout)
     batch = models_tiny.text_batch((40, 60, 50, 60))
