@@ -52,7 +52,9 @@ def line(row: dict[str, Any]) -> str:
     stopped = f" ({row['stopped_by']})" if row["stopped_by"] else ""
     ops, groups = row["agreement"]["op"], row["agreement"]["group"]
     cells += [f"{row['scored']}{stopped}", _number(ops["value"])]
-    interval = f" ({_number(groups['low'])} to {_number(groups['high'])})"
+    interval = (
+        "" if groups["low"] is None else f" ({_number(groups['low'])} to {_number(groups['high'])})"
+    )
     return "| " + " | ".join([*cells, _number(groups["value"]) + interval]) + " |"
 
 

@@ -84,23 +84,27 @@ def main() -> None:
         "native": [],
         "lenses": [],
     }
-    kept = kept_rows(args.out, result) if args.lens else {}
+    rows = kept_rows(args.out, result) if args.lens else {}
     with tempfile.TemporaryDirectory() as work:
         natives: dict[tuple[str, str], Path] = {}
-        for index, (lens, fmt, options) in enumerate(CASES):
+        for index, case in enumerate(CASES):
+            lens, fmt, options = case
             if args.lens and lens not in args.lens:
-                result["lenses"] += kept.get(key_of(lens, fmt, options), [])
                 continue
             path = Path(work) / f"{index}.json"
             row = one(loaded, path, lens, fmt, options, data, args.time_budget)
+            row |= {"made_by": made_by(result), "time_budget": args.time_budget}
             if "error" not in row:
                 key = (row["format"], row["base"])
                 if key not in natives:
                     natives[key] = Path(work) / f"{'.'.join(key)}.json"
-                    result["native"].append(native(loaded, natives[key], *key, data))
+                    others = [n for n in result["native"] if (n["format"], n["base"]) != key]
+                    result["native"] = [*others, native(loaded, natives[key], *key, data)]
                 row["agreement"] = agreement(natives[key], path)
-            result["lenses"].append(row)
+            rows[key_of(*case)] = row
             print(told(row), flush=True)
+            # Kept rows too, each time: a call that is cut loses none.
+            result["lenses"] = [rows[key_of(*c)] for c in CASES if key_of(*c) in rows]
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
 
@@ -111,7 +115,7 @@ def key_of(lens: str, fmt: str | None, options: dict[str, str]) -> str:
     )
 
 
-def kept_rows(out: Path, result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def kept_rows(out: Path, result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of an earlier call on the same model and data, by lens, options and format."""
     if not out.exists():
         return {}
@@ -119,17 +123,21 @@ def kept_rows(out: Path, result: dict[str, Any]) -> dict[str, list[dict[str, Any
     if any(before[key] != result[key] for key in ("model", "data")):
         raise SystemExit(f"{out} is of another model or data: give another --out, or no --lens")
     result["native"] += before["native"]
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for row in before["lenses"]:
-        found.setdefault(
-            key_of(
-                row["lens"],
-                None if row["lens"].startswith("heuristic") else row["format"],
-                row["options"],
-            ),
-            [],
-        ).append(row)
+        # The rules of thumb are asked for without a format.
+        fmt = None if row["lens"].startswith("heuristic") else row["format"]
+        found[key_of(row["lens"], fmt, row["options"])] = {"made_by": made_by(before)} | row
     return found
+
+
+def made_by(result: dict[str, Any]) -> dict[str, Any]:
+    """What may differ between the calls whose rows one result holds."""
+    return {
+        "git_sha": result["environment"]["git_sha"],
+        "threads": result["machine"]["threads"],
+        "torch": result["machine"]["torch"],
+    }
 
 
 def one(

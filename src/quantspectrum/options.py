@@ -20,6 +20,7 @@ __all__ = [
     "lens_options",
     "loading_options",
     "measuring_options",
+    "metric",
     "ops_options",
     "positive",
     "quality_options",
@@ -159,7 +160,8 @@ def scoring_options() -> argparse.ArgumentParser:
     add(
         "--metric",
         action="append",
-        choices=METRICS,
+        type=metric,
+        metavar=f"{{{','.join(METRICS)}}}",
         help="what is scored (default: mse_v2); again for more, a report each",
     )
     add(
@@ -366,6 +368,24 @@ def export_options() -> argparse.ArgumentParser:
         help="export the ops of this component alone, such as language (may be repeated)",
     )
     return group
+
+
+def metric(text: str) -> str:
+    """A metric of the native lens; what another lens is called by is pointed to as that lens."""
+    if text in METRICS:
+        return text
+    from quantspectrum.lenses import LENSES
+
+    lenses = [name for name in LENSES if name == text or name.partition(":")[2] == text]
+    calls = " or ".join(f"--lens {name}" for name in lenses)
+    there = (
+        f"; it is a lens: `quantspectrum sensitivity` with {calls} and no --metric"
+        if lenses
+        else ""
+    )
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no metric of the native lens (choose from {', '.join(METRICS)}){there}"
+    )
 
 
 def share(text: str) -> float:

@@ -103,6 +103,32 @@ def test_what_was_put_down_to_interaction_was_the_bytes() -> None:
         assert found[lens]["area_more"]["low"] > 0
 
 
+def test_the_one_framework_in_four_bits() -> None:
+    for name, surely in (("truth_stories260k_w4a16", True), ("truth_demo_w4a16", False)):
+        found = orders(name, "w4a16")
+        lens, per_byte = found["autoround:scheme"], found["autoround:scheme per byte"]
+        for best in ("native:kl isolate", "native:visibility"):
+            assert 0.8 < lens["spearman"]["value"] < found[best]["spearman"]["value"]
+        assert per_byte["area"]["value"] < lens["area"]["value"]
+        # Against the best order of the table, paired over the samples.
+        assert (per_byte["area_more"]["low"] > 0) is surely
+    stories = orders("truth_stories260k_w4a16", "w4a16")
+    chance = [order["area"]["value"] for label, order in stories.items() if "random" in label]
+    assert stories["autoround:scheme"]["area"]["value"] > min(chance)
+
+
+def test_incs_hessian_traces_are_in_one_table() -> None:
+    demo = orders("truth_demo_static", "w8a8-static")
+    hawq = demo["inc:hawq_v2"]
+    assert hawq["groups"] < len(demo["truth"]["groups"])
+    assert hawq["spearman"]["low"] < 0 < hawq["spearman"]["high"]
+    chance = [order["area"]["value"] for label, order in demo.items() if "random" in label]
+    assert hawq["area"]["value"] > min(chance)
+    stories = json.loads((RESULTS / "truth_stories260k_static.json").read_text())
+    absent = {one["lens"]: one["reason"] for one in stories["formats"]["w8a8-static"]["absent"]}
+    assert absent == {"inc:hawq_v2": "scored no op: time budget"}
+
+
 def test_frameworks_on_smollm2() -> None:
     result = json.loads((RESULTS / "truth_smollm2_lenses.json").read_text())
     rows = {row["lens"]: row for row in result["lenses"] if not row["options"]}

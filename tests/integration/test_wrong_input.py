@@ -49,6 +49,35 @@ def test_nothing_left_to_score(fails, tmp_path: Path) -> None:
     assert "no op is left" in fails(sensitivity(model_dir(), tmp_path, "--exclude", "*"))
 
 
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ("range", "--lens heuristic:range and no --metric"),
+        ("gradient", "--lens modelopt:gradient and no --metric"),
+        ("inc:tune", "--lens inc:tune and no --metric"),
+        ("nothing", "choose from mse_v2, kl, nll"),
+    ],
+)
+def test_a_metric_that_is_a_lens_is_pointed_to(
+    metric: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(sensitivity(model_dir(), tmp_path, "--lens", "heuristic", "--metric", metric))
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{metric!r} is no metric of the native lens" in message
+    assert says in message
+    assert ("it is a lens" in message) is (metric != "nothing")
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_a_lens_is_named_whole(fails, tmp_path: Path) -> None:
+    message = fails(sensitivity(model_dir(), tmp_path, "--lens", "inc", "--metric", "mse_v2"))
+    assert "give --lens inc:mse_v2, without --metric" in message
+    message = fails(sensitivity(model_dir(), tmp_path, "--lens", "inc:tune", "--metric", "kl"))
+    assert "give --lens or --metric, not both" in message
+
+
 def test_truncated_safetensors(fails, model: Path, tmp_path: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lens_cases
 import pytest
 import torch
 
+import models_tiny
 from oracles.inc_models import make_batch, make_model
 from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
@@ -219,6 +221,21 @@ def test_repaired_traces_are_those_of_the_hessian(tmp_path: Path) -> None:
     assert any(abs(r - 1) < 5 * error / abs(mean) + 0.2 for r in ratios)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("inc_environment")
+def test_a_probe_frees_its_graph(tmp_path: Path) -> None:
+    """INC's probes kept theirs: 1.4 MB each on this model, about 40 MB each on stories260k."""
+    loaded = lens_cases.saved(models_tiny.causal_lm(), tmp_path / "model")
+    table = list_ops(loaded.model, loaded.layout)
+    batch = models_tiny.text_batch((40, 60, 50, 60))
+    peaks = []
+    for probes in ("10", "210"):
+        options = {"repaired": "true", "probes": probes}
+        asked = lens_cases.request_of([batch], tmp_path, base="isolate", fmt="inc", options=options)
+        peaks.append(inc.HAWQ_V2.score(loaded, table, asked).framework.peak_bytes)
+    assert peaks[1] - peaks[0] < 100e6
+
+
 def test_settings_are_checked_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +309,32 @@ def test_incs_own_loop_gives_the_recorded_numbers(tmp_path: Path) -> None:
         n: pytest.approx(golden[n], rel=1e-6) for n in names
     }
     assert found["order"][0] == min(golden, key=lambda name: golden[name])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inc_environment")
+def test_a_batch_without_pictures_beside_one_with_them_is_as_in_incs_own_loop(
+    tmp_path: Path,
+) -> None:
+    """Vision ops have scores though a batch never runs them; INC's loop, on the same batches, has the same."""
+    loaded = lens_cases.saved(models_tiny.qwen2_5_vl(), tmp_path / "model")
+    include = ("*visual.blocks.0.attn.qkv", "*visual.merger.mlp.0", "*layers.1.mlp.down_proj")
+    table = list_ops(loaded.model, loaded.layout, include=include)
+    assert [op.component for op in table.candidates] == ["vision", "merger", "language"]
+    batches = [models_tiny.text_batch((9, 9, 9), vision=True), models_tiny.image_batch((5, 5))]
+    found = {}
+    for fast in ("true", "false"):
+        asked = lens_cases.request_of(
+            batches, tmp_path, base="fallback", fmt="inc", options={"fast": fast}
+        )
+        found[fast] = inc.MSE_V2.score(loaded, table, asked)
+        assert found[fast].framework.settings["fast"] is (fast == "true")
+        assert found[fast].framework.settings["batches_scored"] == 2
+    own, ours = found["false"], found["true"]
+    assert ours.scores.keys() == own.scores.keys() == {op.name for op in table.candidates}
+    for name, raw in own.raw.items():
+        assert ours.raw[name] == pytest.approx(raw, rel=1e-6), name
+        assert ours.scores[name] != 0, name
 
 
 @pytest.mark.slow

@@ -105,13 +105,22 @@ def _show_ranking(args: Args, report: SensitivityReport, path: Path) -> None:
     show(args, report, f"{ranking_text(report)}\n\n{path}")
 
 
+def _metric_and_lens(lenses: list[str], metrics: list[str]) -> str:
+    from quantspectrum.lenses import LENSES
+
+    meant = [name for lens in lenses for m in metrics if (name := f"{lens}:{m}") in LENSES]
+    if meant:
+        return f"a lens is named whole: give --lens {' --lens '.join(meant)}, without --metric"
+    return "--metric is of the native lens; give --lens or --metric, not both"
+
+
 def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) -> int:
     """Score with the lenses that ``--lens`` names, a report each."""
     from quantspectrum.stages import lens_paths, lens_sensitivity, parse_lens_options, stopped
     from quantspectrum.units import parse_seconds
 
     if args.metric:
-        raise UserError("--metric is of the native lens; give --lens or --metric, not both")
+        raise UserError(_metric_and_lens(args.lens, args.metric))
     paths = lens_paths(out, list(dict.fromkeys(args.lens)))
     reporter = Reporter(args.quiet)
     loaded = load(args)

@@ -16,6 +16,19 @@ from quantspectrum.sensitivity.scan import Base
 
 __all__ = ["SCHEME"]
 
+_SCHEMES: Mapping[str, str] = {"w8a8": "INT8", "w4a16": "W4A16"}
+"""AutoRound's preset of each format (``auto_round/schemes.py``)."""
+
+_NOTES: Mapping[str, tuple[str, ...]] = {
+    "w8a8": ("scales are rounded to bfloat16 while it scores",),
+    "w4a16": (
+        "scales are rounded to float16 while it scores",
+        "its int4 grid has the largest weight of a group, in absolute value, at -8 steps; that of the format has "
+        "it at 7.5 steps",
+    ),
+}
+"""What differs from the format itself."""
+
 _VISION = ("vision", "visual", "image", "img")
 """Parts of names by which AutoRound knows the ops that pictures go through (``gen_layer_config``)."""
 
@@ -25,14 +38,14 @@ class _Scheme:
     """``autoround:scheme``: the losses that AutoScheme assigns bits by."""
 
     BASES: ClassVar[tuple[Base, ...]] = ("fallback",)
-    FORMATS: ClassVar[tuple[str, ...]] = ("w8a8",)
+    FORMATS: ClassVar[tuple[str, ...]] = tuple(_SCHEMES)
     ENVIRONMENT: ClassVar[str] = "inc-autoround"
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "repaired": "count activations, which AutoScheme leaves out: true or false",
     }
 
     def score(self, loaded: Loaded, table: OpTable, request: LensRequest) -> LensScores:
-        """Σ |g·(W − Ŵ)| over an op's weight, and over its input where that is quantized.
+        """Σ |g·(W − Ŵ)| over an op's weight, and over its input where that is quantized and counted.
 
         g is the gradient of a batch's mean loss with all candidates' weights quantized; sums are over
         batches (``auto_round/auto_scheme/delta_loss.py``, ``AutoSchemeWrapperLinear``).
@@ -45,6 +58,12 @@ class _Scheme:
         repaired = request.options.get("repaired", "false")
         if repaired not in ("false", "true"):
             raise UserError(f"--lens-option repaired={repaired}: it is one of false, true")
+        scheme = _SCHEMES[request.format.name]
+        if repaired == "true" and request.format.activation is None:
+            raise UserError(
+                f"--lens-option repaired=true counts activations, which {request.format.name} does not "
+                "quantize; leave it out"
+            )
         labels = label_tensors(name, request.selection, ("next-token",))
         candidates = table.candidates[: request.max_ops]
         vision = any(part in op.name.lower() for op in candidates for part in _VISION)
@@ -60,13 +79,17 @@ class _Scheme:
             environment=self.ENVIRONMENT,
             worker="autoround_scheme",
             framework="AutoRound",
-            settings={"repaired": repaired, "vision": "true" if vision else "false"},
+            settings={
+                "scheme": scheme,
+                "repaired": repaired,
+                "vision": "true" if vision else "false",
+            },
             tensors=labels,
             notes=(
                 "a first-order estimate whose terms cannot cancel (absolute values), and whose sums grow with "
                 "the size of an op",
                 "gradients are of each batch's mean loss, so that scores depend on the batch size",
-                "scales are rounded to bfloat16 while it scores",
+                *_NOTES[request.format.name],
             ),
         )
         return check_accounted(name, found, table, request)

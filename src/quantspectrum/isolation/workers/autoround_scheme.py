@@ -73,13 +73,12 @@ def main() -> None:
             },
             "settings": request["settings"]
             | {
-                "scheme": "INT8",
                 "batches_scored": batches.given,
                 "low_gpu_mem_usage": not batches.pictures,
                 "device": request["device"],
                 "threads": torch.get_num_threads(),
             },
-            "notes": _notes(found),
+            "notes": _notes(found, request["settings"]["scheme"]),
             "versions": versions("auto-round", "torch", "transformers"),
             "own_seconds": seconds,
             **usage(),
@@ -159,7 +158,7 @@ def run(
     samples = sum(len(next(iter(batch.values()))) for batch in batches.batches)
     scheme = AutoScheme(
         avg_bits=MIDDLE,
-        options=["INT8", "BF16"],
+        options=[request["settings"]["scheme"], "BF16"],
         nsamples=samples,
         batch_size=max(len(next(iter(batch.values()))) for batch in batches.batches),
         low_gpu_mem_usage=not batches.pictures,
@@ -177,7 +176,7 @@ def run(
             device_map=request["device"],
             enable_torch_compile=False,
             low_gpu_mem_usage=not batches.pictures,
-            min_avg_bit_scheme="INT8",
+            min_avg_bit_scheme=request["settings"]["scheme"],
             # Without one it cannot fall back to other data, and add to what it has summed up.
             processor=object() if batches.pictures else None,
         )
@@ -186,8 +185,8 @@ def run(
     raise RuntimeError("AutoScheme ended without scoring")
 
 
-def _notes(found: dict[str, Any]) -> list[str]:
-    if any(wrapper.act_score for wrapper in found.values()):
+def _notes(found: dict[str, Any], scheme: str) -> list[str]:
+    if scheme == "W4A16" or any(wrapper.act_score for wrapper in found.values()):
         return []
     return [
         "activations count nothing in these scores: while it scores, AutoScheme leaves inputs unquantized "

@@ -66,9 +66,14 @@ class Once:
 
     def __init__(self, embeds: Tensor, target: Tensor) -> None:
         self.pair, self.batch_size = (embeds, target), len(embeds)
+        self.given: Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter([(self.pair[0].detach().clone(), self.pair[1])])
+        if self.given is not None:
+            # Its gradient has a graph that leads back to it: nothing else would free the graph of a probe.
+            self.given.grad = None
+        self.given = self.pair[0].detach().clone()
+        return iter([(self.given, self.pair[1])])
 
 
 def main() -> None:
