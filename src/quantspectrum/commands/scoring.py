@@ -13,6 +13,7 @@ from quantspectrum.commands.reading import (
     INCOMPLETE,
     Args,
     bases_of,
+    blind_line,
     coverage_line,
     data_request,
     json_path,
@@ -100,6 +101,9 @@ def sensitivity(args: Args) -> int:
 
 
 def _show_ranking(args: Args, report: SensitivityReport, path: Path) -> None:
+    blind = blind_line(report)
+    if blind is not None:
+        print(blind, file=sys.stderr)
     lines = [f"{op.rank:>4}  {op.score:>11.4e}  {op.name}" for op in report.ops[:10]]
     show(args, report, "\n".join(["rank        score  op", *lines, "", str(path)]))
 
