@@ -40,6 +40,8 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
+    YolosConfig,
+    YolosForObjectDetection,
 )
 
 from processors_tiny import (
@@ -156,6 +158,14 @@ def qwen3_moe(*, seed: int = 0) -> nn.Module:
     }
     torch.manual_seed(seed)
     return _random(Qwen3MoeForCausalLM(Qwen3MoeConfig(**_DECODER | moe)))
+
+
+def detector(*, seed: int = 0) -> nn.Module:
+    """Logits and boxes: an output that is compared, and one that is not."""
+    size = [_VISION["image_size"]] * 2
+    config = YolosConfig(**_VISION | {"image_size": size, "num_detection_tokens": 5})
+    torch.manual_seed(seed)
+    return _random(YolosForObjectDetection(config))
 
 
 _ENCODER: dict[str, Any] = {

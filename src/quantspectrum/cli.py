@@ -75,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
             *(tracking_options(), common),
         ],
         help="all stages into one directory; run again to go on",
+        description="Baseline, sensitivity, spectrum, checkpoints, evaluations and report of a model, all below "
+        "--out. Run the same again to go on where it was.",
     )
     one.add_argument("--out", required=True, help="run directory")
     one.add_argument(
@@ -89,6 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
         "sensitivity",
         parents=[loading, data, ops, scoring, lens_options(), cuts, common],
         help="score every op",
+        description="Score every op: a ranked report at --out, the same as Markdown beside it. While it runs, "
+        "measurements lie in a .journal.jsonl beside it; the same command goes on from there.",
     )
     one.add_argument("--out", required=True, help="report to write, FILE.json")
     one.set_defaults(call=commands.sensitivity)
@@ -97,6 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
         "spectrum",
         parents=[cuts, budget, quality, loading_options(optional=True), data, common],
         help="turn reports into profiles",
+        description="Turn sensitivity reports into profiles. Nothing is loaded or measured, but for --max-quality, "
+        "which needs --model and writes its trials to FILE.quality.json.",
     )
     one.add_argument(
         "report",
@@ -118,6 +124,8 @@ def build_parser() -> argparse.ArgumentParser:
         "latency",
         parents=[loading, ops, latency_options(), common],
         help="time the ops' linears in each format on this machine",
+        description="Time every distinct shape of the model's ops in each format, in seconds, with the kernels that "
+        "PyTorch has here. Takes minutes on a CPU.",
     )
     one.add_argument("--out", required=True, help="table to write, FILE.json")
     one.set_defaults(call=commands.latency)
@@ -126,6 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
         "quantize",
         parents=[loading, backend, writing_options(), data, common],
         help="write the checkpoint of a profile",
+        description="Write the checkpoint of a profile into a new directory, with manifest.json. It gets its name "
+        "once it was loaded back and compared; otherwise nothing is kept.",
     )
     one.add_argument("--spectrum", required=True, metavar="FILE", help="the spectrum")
     one.add_argument("--profile", required=True, metavar="NAME", help="one of its profiles")
@@ -141,6 +151,8 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate",
         parents=[loading, data, measuring_options(), common],
         help="measure a model or a variant",
+        description="Measure a model or a variant on held-out samples: the record at --out, its predictions in "
+        ".predictions.safetensors beside it. Losses are in nats per token.",
     )
     one.add_argument("--out", required=True, help="evaluation to write, FILE.json")
     one.add_argument("--label", help="name shown in reports (default: the model's)")

@@ -62,8 +62,14 @@ def loading_options(*, optional: bool = False) -> argparse.ArgumentParser:
         group.add_argument("model", metavar="MODEL", help="Hub id or local directory")
     group.add_argument("--revision", help="Hub branch, tag or commit")
     group.add_argument("--gguf-file", metavar="NAME", help="GGUF file inside MODEL to load")
-    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        help="auto (float32 on a CPU, else bfloat16), float32, bfloat16 or float16",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto (CUDA where there is one), cpu, cuda or cuda:N"
+    )
     group.add_argument(
         "--device-map",
         metavar="MAP",
@@ -88,17 +94,53 @@ def data_options() -> argparse.ArgumentParser:
         action="append",
         metavar="SPEC",
         help="coco:FILE, text:FILE, jsonl:FILE, pope:FILE, hub:ID[:SPLIT], images:DIR or demo; "
-        "again to mix",
+        "again to mix (default: demo, for models that see images)",
     )
     add("--images", metavar="DIR", help="folder of the pictures a COCO file names")
-    add("--calibration", type=positive, default=32, help="samples that set static ranges")
-    add("--samples", type=positive, default=32, help="samples that sensitivities are taken on")
-    add("--eval-samples", type=positive, default=64, help="samples that figures are taken on")
+    add(
+        "--calibration",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="samples that set static ranges (default: 32)",
+    )
+    add(
+        "--samples",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="samples that sensitivities are taken on (default: 32)",
+    )
+    add(
+        "--eval-samples",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="samples that figures are taken on (default: 64)",
+    )
     add("--prompts", metavar="FILE", help="YAML or JSONL file of prompts to answer")
-    add("--batch-size", type=positive, default=8, help="samples a forward pass")
-    add("--max-length", type=positive, default=1024, help="longest sample, in tokens")
-    add("--max-new-tokens", type=positive, default=48, help="longest answer, in tokens")
-    add("--seed", type=int, default=0, help="seed of the draw of samples")
+    add(
+        "--batch-size",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="samples a forward pass (default: 8)",
+    )
+    add(
+        "--max-length",
+        type=positive,
+        default=1024,
+        metavar="N",
+        help="longest sample, in tokens (default: 1024)",
+    )
+    add(
+        "--max-new-tokens",
+        type=positive,
+        default=48,
+        metavar="N",
+        help="longest answer, in tokens (default: 48)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="seed of the draw of samples (default: 0)")
     return group
 
 
@@ -149,7 +191,7 @@ def ops_options() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--include", action="append", metavar="PATTERN", help="only ops that match")
     add("--exclude", action="append", metavar="PATTERN", help="no op that matches")
-    add("--type", action="append", help="op types to quantize (default: Linear)")
+    add("--type", action="append", metavar="TYPE", help="op types to quantize (default: Linear)")
     return group
 
 
@@ -191,11 +233,17 @@ def scoring_options() -> argparse.ArgumentParser:
         type=count,
         default=0,
         metavar="N",
-        help="rank again (base fallback) with the N most sensitive groups restored",
+        help="rank again (base fallback) with the N most sensitive groups restored (default: 0, not)",
     )
     add("--memory-limit", metavar="SIZE", help="captured tensors on the device, such as 4GiB")
     add("--slots", type=positive, metavar="N", help="ops replayed together (default: by timing)")
-    add("--probes", type=positive, default=8, help="random probes of hawq_v2 a batch")
+    add(
+        "--probes",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="random probes of hawq_v2 a batch (default: 8)",
+    )
     return group
 
 
@@ -226,8 +274,9 @@ def cuts_options() -> argparse.ArgumentParser:
         "--cut",
         action="append",
         metavar="NAME=SHARE",
-        help="profile and the share of groups it quantizes, such as mild=15%%; replaces them all; "
-        "cuts follow the scores: to spend bytes, --budget NAME=bytes:60%% follows damage per byte",
+        help="profile and the share of groups it quantizes, such as mild=15%%; again for more; replaces "
+        "the default cuts mild=15%%, medium=45%%, aggressive=75%%, max=100%%; cuts follow the scores: to "
+        "spend bytes, --budget NAME=bytes:60%% follows damage per byte",
     )
     return group
 
@@ -272,7 +321,13 @@ def quality_options() -> argparse.ArgumentParser:
         action="store_true",
         help="the upper end of the 95%% interval must keep to it, not only the estimate",
     )
-    add("--trials", type=positive, default=24, metavar="N", help="most profiles measured for it")
+    add(
+        "--trials",
+        type=positive,
+        default=24,
+        metavar="N",
+        help="most profiles measured for it (default: 24)",
+    )
     return group
 
 
@@ -302,7 +357,7 @@ def backend_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--backend",
         default="compressed-tensors",
-        help="what writes variants: compressed-tensors, or with a framework of its own inc, "
+        help="what writes variants: compressed-tensors (default), or with a framework of its own inc, "
         "inc-static, modelopt or onnx (docs/backends.md)",
     )
     group.add_argument(

@@ -18,6 +18,7 @@ DOCUMENTS = (
     "docs/quality.md",
     "docs/serving.md",
     "docs/lenses.md",
+    "docs/other_models.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -53,13 +53,19 @@ ADDED: dict[str, tuple[str, ...]] = {
     "guard": (*_DEVICE, *_DATA),
     "latency": (*_DEVICE, "--repeats", "2"),
     "agree": ("--quiet",),
-    "quantize": _DEVICE,
+    "quantize": (*_DEVICE, *_DATA),
     "check": (),
     "evaluate": (*_DEVICE, *_DATA),
 }
 """Every command that is run, and what is added so that it takes seconds."""
 
-MODELS = ("MODEL", "Qwen/Qwen2.5-VL-3B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct")
+MODELS = (
+    "MODEL",
+    "Qwen/Qwen2.5-VL-3B-Instruct",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "google/vit-base-patch16-224",
+    "hustvl/yolos-tiny",
+)
 """Models that stand for others; any other must be a directory by the time it is used."""
 
 
@@ -104,7 +110,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = tmp_path_factory.mktemp("models")
     vision = models_tiny.save(models_tiny.qwen2_5_vl(), made / "vision")
     text = models_tiny.save(models_tiny.causal_lm(), made / "text")
-    return dict(zip(MODELS, (model_dir(), vision, text), strict=True))
+    vit = models_tiny.save(models_tiny.family("vit"), made / "vit")
+    detector = models_tiny.save(models_tiny.detector(), made / "detector")
+    return dict(zip(MODELS, (model_dir(), vision, text, vit, detector), strict=True))
 
 
 def runnable(command: list[str], stand_ins: dict[str, Path]) -> list[str]:
@@ -164,6 +172,9 @@ def check_written(arguments: list[str]) -> None:
     elif command == "quantize":
         manifest = read_artifact(out / "manifest.json", Manifest)
         assert manifest.profile.name == asked.profile
+        if asked.backend == "onnx":
+            assert (out / "model.onnx").is_file()
+            return
         assert {note.engine: note.serves for note in manifest.serving}["vllm"]
         assert (out / "model.safetensors").is_file()
     elif command == "check":
@@ -220,6 +231,8 @@ def test_commands_run_in_order(
         arguments = runnable(command, stand_ins)
         # What an absent framework would have written is not there for the commands after it either.
         absent += lacks(arguments)
+        if "onnx" in arguments:
+            pytest.importorskip("onnxscript", reason="needs the extra onnx")
         if lacks(arguments) or (absent and command[1] == "agree"):
             continue
         model = getattr(build_parser().parse_args(arguments), "model", None)

@@ -12,6 +12,7 @@ import pytest
 import models_tiny
 from quantspectrum.artifacts import SensitivityReport, read_artifact
 from quantspectrum.cli import main
+from quantspectrum.data.pictures import disc
 from quantspectrum.lenses import native
 from quantspectrum.sensitivity.scan import Scan
 
@@ -244,3 +245,20 @@ def test_a_run_refuses_a_metric_without_the_base_before_it_begins(
     assert told.count("\n") == 1
     assert "visibility looks at each op by itself; use --base isolate" in told
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_ops_that_lead_to_no_output_that_is_compared_are_named(
+    tmp_path: Path, capsys, left_out: bool
+) -> None:
+    model = str(models_tiny.save(models_tiny.detector(), tmp_path / "detector"))
+    (tmp_path / "photos").mkdir()
+    for i in range(6):
+        disc(40, (40 * i, 90, 200)).save(tmp_path / f"photos/{i}.png")
+    few = ("--calibration", "2", "--samples", "2", "--eval-samples", "2", "--batch-size", "2")
+    where = ("--data", f"images:{tmp_path / 'photos'}", "--out", str(tmp_path / "s.json"))
+    more = ("--exclude", "bbox_predictor") if left_out else ()
+    assert main(["sensitivity", model, *where, *few, "--device", "cpu", "--quiet", *more]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("quantspectrum: 3 of ") == (not left_out)
+    assert ("bbox_predictor" in told) == (not left_out)

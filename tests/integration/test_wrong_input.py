@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from integration.runs import SMALL
+from quantspectrum.artifacts import check_writable
 from quantspectrum.cli import main
 from quantspectrum.demo import model_dir
 
@@ -153,6 +154,83 @@ def test_directory_of_something_else(fails, tmp_path: Path) -> None:
     message = fails(["run", str(model_dir()), "--out", str(tmp_path), *SMALL])
     assert "not empty" in message
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sensitivity", "latency", "guard"])
+@pytest.mark.parametrize("out", ["notes.txt/o.json", "folder.json"])
+def test_out_that_takes_no_file_is_told_before_anything_is_loaded(
+    fails, tmp_path: Path, command: str, out: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "folder.json").mkdir()
+    spectrum = ("--spectrum", "nowhere.json") if command == "guard" else ()
+    message = fails([command, "./nowhere", *spectrum, "--out", str(tmp_path / out)])
+    assert str(tmp_path / out) in message
+    assert "nowhere" not in message
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.json", "notes.txt"]
+
+
+def test_checking_a_place_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a/b/o.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--lens", "native:kl"), "give --metric"),
+        (("--lens", "heuristic:range", "--slots", "3"), "--slots is of the native lens"),
+        (("--lens", "heuristic:range", "--attribute"), "--attribute is of the native lens"),
+        (("--lens", "heuristic:range", "--format", "fp8"), "one format a call"),
+    ],
+)
+def test_options_that_a_lens_would_not_heed(
+    fails, tmp_path: Path, more: tuple[str, ...], told: str
+) -> None:
+    assert told in fails(sensitivity("./nowhere", tmp_path, *more))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--model", "./nowhere"), "does not exist"),
+        (("--model", str(model_dir()), "--quality-name", "mild"), "profile called 'mild'"),
+    ],
+)
+def test_quality_that_cannot_be_searched_writes_no_spectrum(
+    fails, tmp_path: Path, more: tuple[str, ...], told: str
+) -> None:
+    out = str(tmp_path / "out.json")
+    command = ["spectrum", "./none.json", "--out", out, "--max-quality", "kl 0.1"]
+    assert told in fails([*command, *more])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_in_place_of_a_run_directory(fails, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    out = str(tmp_path / "notes.txt")
+    assert "is a file" in fails(["run", str(model_dir()), "--out", out, *SMALL])
+    assert "is a file" in fails(["compare", out])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_directory_in_place_of_a_record(fails, tmp_path: Path) -> None:
+    message = fails(["spectrum", str(tmp_path), "--out", str(tmp_path / "out.json")])
+    assert "is a directory; give the file of a sensitivity record" in message
+
+
+def test_file_of_scores_that_is_not_there_leaves_nothing(fails, tmp_path: Path) -> None:
+    missing = str(tmp_path / "scores.json")
+    assert missing in fails(sensitivity(model_dir(), tmp_path, "--lens", f"import:{missing}"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_name_that_is_neither_here_nor_on_the_hub(
+    fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "no directory of that name is here" in fails(["ops", "typo"])
 
 
 def test_unknown_device(fails, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from quantspectrum.errors import UserError
-from quantspectrum.spectrum.rules import Budget, Keep, parse_budgets, parse_keeps
+from quantspectrum.spectrum.rules import Budget, Keep, parse_budgets, parse_cuts, parse_keeps
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,13 @@ def test_keeps_are_parted_at_the_last_sign() -> None:
 def test_a_keep_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"is not PATTERN=FORMAT"):
         parse_keeps([text])
+
+
+@pytest.mark.parametrize("rule", ["baseline=10%", "baseline=bytes:60%"])
+def test_nothing_that_quantizes_is_called_baseline(rule: str) -> None:
+    with pytest.raises(UserError, match="baseline is what nothing is quantized in"):
+        (parse_budgets if "bytes" in rule else parse_cuts)([rule])
+
+
+def test_the_baseline_itself_may_be_named() -> None:
+    assert parse_cuts(["baseline=0%"]) == {"baseline": 0}

@@ -44,6 +44,7 @@ from quantspectrum.artifacts.fidelity import (
     SampleKind,
 )
 from quantspectrum.artifacts.files import (
+    check_writable,
     read_artifact,
     sha256_file,
     write_artifact,
@@ -190,6 +191,7 @@ __all__ = [
     "YesNo",
     "YesNoScore",
     "by_group",
+    "check_writable",
     "read_artifact",
     "sha256_file",
     "write_artifact",

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from quantspectrum.artifacts.base import Artifact
 from quantspectrum.errors import UserError
 
 __all__ = [
+    "check_writable",
     "read_artifact",
     "sha256_file",
     "write_artifact",
@@ -48,6 +50,28 @@ def write_text(path: Path, text: str) -> None:
             temporary.unlink()
 
 
+def check_writable(path: Path) -> None:
+    """Find out that ``path`` cannot be written before minutes are spent on what goes there.
+
+    Nothing stays behind, and folders that are missing are not made yet.
+
+    Raises:
+        UserError: It is a directory, or its folder, or the nearest that exists, takes no file.
+    """
+    if path.is_dir():
+        raise UserError(f"--out {path} is a directory; give the name of a file")
+    folder = path.parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}: {folder}; choose another --out"
+        ) from None
+
+
 def write_artifact(path: Path, artifact: Artifact) -> None:
     """Write a record as JSON, atomically."""
     write_text(path, artifact.sealed().model_dump_json(indent=1) + "\n")
@@ -63,12 +87,16 @@ def read_artifact(path: Path, kind: type[A]) -> A:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the path of a {kind.KIND} record") from None
+        raise UserError(f"{path} does not exist; give the file of {_a(kind.KIND)} record") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory; give the file of {_a(kind.KIND)} record") from None
+    except NotADirectoryError:
+        raise UserError(f"{path.parent} is a file; give a directory") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not readable as JSON ({error}); write it again") from error
     if not isinstance(raw, dict) or raw.get("kind") != kind.KIND:
         found = raw.get("kind") if isinstance(raw, dict) else type(raw).__name__
-        raise UserError(f"{path} is not a {kind.KIND} record (kind: {found}); give one")
+        raise UserError(f"{path} is not {_a(kind.KIND)} record (kind: {found}); give one")
     raw = kind.migrated(raw)
     if raw.get("schema_version") != kind.VERSION:
         raise UserError(
@@ -87,6 +115,10 @@ def read_artifact(path: Path, kind: type[A]) -> A:
         return record.opened()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _a(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 def sha256_file(path: Path) -> str:

@@ -11,6 +11,7 @@ from quantspectrum.progress import Reporter
 
 if TYPE_CHECKING:
     from quantspectrum.artifacts import QualityBudget, Spectrum
+    from quantspectrum.models.loading import Loaded
 
 __all__ = ["add_quality", "budget_of", "guard"]
 
@@ -42,6 +43,7 @@ def budget_of(args: Args) -> QualityBudget | None:
     Raises:
         UserError: It is not understood, or there is no model to measure.
     """
+    from quantspectrum.spectrum.build import DEFAULT_CUTS
     from quantspectrum.spectrum.quality_budget import parse_budget
     from quantspectrum.stages import check_name
 
@@ -51,28 +53,25 @@ def budget_of(args: Args) -> QualityBudget | None:
         return None
     budget = parse_budget(args.max_quality, confident=args.confident)
     check_name(args.quality_name)
+    rules = (*(args.cut or ()), *(args.budget or ()))
+    if args.quality_name in ([rule.partition("=")[0] for rule in rules] or DEFAULT_CUTS):
+        raise UserError(f"there is a profile called {args.quality_name!r}; give --quality-name")
     if args.model is None:
         raise UserError("--max-quality is measured; give the model with --model MODEL")
     return budget
 
 
 def add_quality(
-    args: Args, budget: QualityBudget, out: Path, made: Spectrum
+    args: Args, loaded: Loaded, budget: QualityBudget, out: Path
 ) -> tuple[Spectrum, list[str]]:
-    """Search for the profile that a budget allows; the spectrum with it, and what was found.
-
-    Raises:
-        UserError: The spectrum has a profile of that name.
-    """
+    """Search for the profile that a budget allows; the spectrum with it, and what was found."""
     from quantspectrum import stages
     from quantspectrum.artifacts import Spectrum, read_artifact
     from quantspectrum.report.quality import search_sentence
 
-    if args.quality_name in [profile.name for profile in made.profiles]:
-        raise UserError(f"there is a profile called {args.quality_name!r}; give --quality-name")
     reporter = Reporter(args.quiet)
     record = stages.find_quality(
-        load(args),
+        loaded,
         Path(args.report[0]),
         out,
         stages.quality_path(out),

@@ -13,6 +13,7 @@ from quantspectrum.commands.reading import (
     INCOMPLETE,
     Args,
     bases_of,
+    blind_line,
     coverage_line,
     data_request,
     json_path,
@@ -102,6 +103,9 @@ def sensitivity(args: Args) -> int:
 def _show_ranking(args: Args, report: SensitivityReport, path: Path) -> None:
     from quantspectrum.report import ranking_text
 
+    blind = blind_line(report)
+    if blind is not None:
+        print(blind, file=sys.stderr)
     show(args, report, f"{ranking_text(report)}\n\n{path}")
 
 
@@ -114,13 +118,36 @@ def _metric_and_lens(lenses: list[str], metrics: list[str]) -> str:
     return "--metric is of the native lens; give --lens or --metric, not both"
 
 
+def _check_lens_options(args: Args) -> None:
+    """Refuse what another lens would not heed.
+
+    Raises:
+        UserError: A native lens, an option that is the native lens's alone, or several formats.
+    """
+    for lens in args.lens:
+        if lens.partition(":")[0] == "native":
+            raise UserError(
+                f"--lens {lens}: the native lens is what scores without --lens; give --metric"
+            )
+    if args.metric:
+        raise UserError(_metric_and_lens(args.lens, args.metric))
+    native = ("attribute", "rescore", "memory_limit", "slots", "cut")
+    for name in native:
+        if getattr(args, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is of the native lens; give --lens or {option}, not both")
+    if len(set(args.format or ())) > 1:
+        raise UserError("a lens scores one format a call; give --format once with --lens")
+
+
 def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) -> int:
     """Score with the lenses that ``--lens`` names, a report each."""
     from quantspectrum.stages import lens_paths, lens_sensitivity, parse_lens_options, stopped
     from quantspectrum.units import parse_seconds
 
-    if args.metric:
-        raise UserError(_metric_and_lens(args.lens, args.metric))
+    _check_lens_options(args)
+    time_budget = parse_seconds(args.time_budget) if args.time_budget else None
+    options = parse_lens_options(args.lens_option or ())
     paths = lens_paths(out, list(dict.fromkeys(args.lens)))
     reporter = Reporter(args.quiet)
     loaded = load(args)
@@ -135,9 +162,9 @@ def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) 
             base=base if args.base else None,
             format_name=args.format[0] if args.format else None,
             max_ops=args.max_ops,
-            time_budget=parse_seconds(args.time_budget) if args.time_budget else None,
+            time_budget=time_budget,
             confidence_batches=args.confidence_batches,
-            options=parse_lens_options(args.lens_option or ()),
+            options=options,
             progress=partial(reporter.progress, lens),
         )
         if not report.complete:

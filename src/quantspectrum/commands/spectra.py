@@ -28,6 +28,8 @@ def spectrum(args: Args) -> int:
 
     out = json_path(args.out)
     budget = budget_of(args)
+    # Before anything is written: the model may not be there.
+    loaded = load(args) if budget is not None else None
     made = stages.spectrum(
         [Path(report) for report in args.report],
         out,
@@ -37,8 +39,8 @@ def spectrum(args: Args) -> int:
         latency=Path(args.latency) if args.latency is not None else None,
     )
     told: list[str] = []
-    if budget is not None:
-        made, told = add_quality(args, budget, out, made)
+    if budget is not None and loaded is not None:
+        made, told = add_quality(args, loaded, budget, out)
     lines = [
         f"{p.name:<12} {p.groups:>6} {len(p.ops):>6} {p.predicted_damage:>12.4e} "
         f"{(p.predicted_bytes or 0) / 1e6:>11.2f}"

@@ -56,7 +56,9 @@ def load_coco(where: str, images: Path | None) -> list[Sample]:
 def _existing(entries: list[Any], images: Path, path: Path) -> dict[object, Path]:
     """Pictures that are there, by image id."""
     if not images.is_dir():
-        raise UserError(f"image folder {images} does not exist; give the folder of the pictures")
+        raise UserError(
+            f"image folder {images} is not a folder that exists; give the folder of the pictures"
+        )
     files: dict[object, Path] = {}
     for number, entry in enumerate(entries):
         spot = f"{path}: images[{number}]"

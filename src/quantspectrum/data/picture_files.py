@@ -21,7 +21,9 @@ def load_pictures(where: str, images: Path | None) -> list[Sample]:  # noqa: ARG
     """
     folder = Path(where)
     if not folder.is_dir():
-        raise UserError(f"image folder {folder} does not exist; give the folder of the pictures")
+        raise UserError(
+            f"image folder {folder} is not a folder that exists; give the folder of the pictures"
+        )
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
     if not files:
         raise UserError(

@@ -14,6 +14,7 @@ others lost or gained in proportion. It is in nats, never negative, and zero for
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -253,7 +254,8 @@ def write_predictions(path: Path, kept: Predictions) -> None:
             f"cannot write {path}: {error}; free space or choose another --out"
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def read_predictions(path: Path) -> Predictions:

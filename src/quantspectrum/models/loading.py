@@ -213,7 +213,8 @@ def load_config(spec: ModelSpec) -> PretrainedConfig:
         )
     # The file is the user's, and what its wrong values raise is up to each model's own code.
     except Exception as error:
-        raise UserError(f"cannot load {spec.model}: {_told(error)}") from error
+        here = "" if Path(spec.model).exists() else "no directory of that name is here, and "
+        raise UserError(f"cannot load {spec.model}: {here}{_told(error)}") from error
 
 
 def _placement(spec: ModelSpec, config: PretrainedConfig) -> Places | None:

@@ -54,6 +54,8 @@ class RunStates:
                 )
             if not changed:
                 return record
+        elif directory.exists() and not directory.is_dir():
+            raise UserError(f"{directory} is a file; choose another --out, a directory")
         elif directory.exists() and any(directory.iterdir()):
             raise UserError(f"{directory} is not empty and holds no run; choose another --out")
         record = RunRecord(

@@ -65,7 +65,7 @@ def parse_cuts(texts: Sequence[str]) -> dict[str, float]:
             share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
         except ValueError:
             raise UserError(f"cut {text!r} is not NAME=SHARE, such as mild=15%") from None
-        _check_name("cut", text, name, cuts)
+        _check_name("cut", text, name, cuts, quantizes=share != 0)
         cuts[name] = share
     return cuts
 
@@ -88,7 +88,13 @@ def parse_budgets(texts: Sequence[str]) -> dict[str, Budget]:
     return budgets
 
 
-def _check_name(what: str, text: str, name: str, taken: Mapping[str, object]) -> None:
+def _check_name(
+    what: str, text: str, name: str, taken: Mapping[str, object], *, quantizes: bool = True
+) -> None:
+    if name == "baseline" and quantizes:
+        raise UserError(
+            f"{what} {text!r}: baseline is what nothing is quantized in; use another name"
+        )
     if not name.replace("-", "").replace("_", "").isalnum() or name in taken:
         raise UserError(f"{what} {text!r}: use a new name of letters, digits, '-' and '_'")
 

@@ -117,14 +117,19 @@ def lens_sensitivity(
 
 @contextmanager
 def _work_directory(out: Path) -> Iterator[Path]:
-    """A directory for the lens's files; it stays where the lens failed, for its log."""
+    """A directory for the lens's files; where the lens failed and left any, it stays for its log."""
     directory = out.with_name(f".{out.stem}.work")
     try:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"cannot write {directory}: {error.strerror or error}") from None
-    yield directory
+    try:
+        yield directory
+    except BaseException:
+        if not any(path.is_file() for path in directory.rglob("*")):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
     shutil.rmtree(directory, ignore_errors=True)
 
 
