@@ -164,11 +164,11 @@ def test_tuning_heeds_an_interrupt(tmp_path: Path) -> None:
         },
         tmp_path,
         tensors=batch_tensors("selection", [make_batch("qwen2")]),
-        timeout=12.0,
+        timeout=25.0,
     )
     assert found["stopped_by"] == "time budget"
     # Long before it would have been killed.
-    assert time.monotonic() - started < 12 + 10
+    assert time.monotonic() - started < 25 + 10
 
 
 @pytest.mark.slow

@@ -18,7 +18,12 @@ from quantspectrum.artifacts import (
     write_artifact,
 )
 from quantspectrum.report import sensitivity_markdown
-from quantspectrum.report.coverage import components_table, coverage_sentence, partial_sentence
+from quantspectrum.report.coverage import (
+    blind_sentence,
+    components_table,
+    coverage_sentence,
+    partial_sentence,
+)
 from quantspectrum.report.engine import engine_table
 from quantspectrum.report.ranking import ranking_table
 from quantspectrum.report.rescored import moved_table, rescored_sentences, rescored_table
@@ -42,6 +47,17 @@ class TestCoverage:
         assert said.startswith("PARTLY ESTIMATED, as asked: 1 of 2 scores are estimates from nati")
         assert sensitivity_markdown(made).startswith("> **PARTLY ESTIMATED")
         assert sensitivity_markdown(of(1.0)).startswith("# Sensitivity of Qwen")
+
+    def test_ops_that_changed_nothing_are_named(self) -> None:
+        assert blind_sentence(of(2.0, 1.0)) is None
+        blind = [op.model_copy(update={"stderr": 0.0}) for op in of(2.0, 0.0, 0.0).ops]
+        made = of(2.0, 0.0, 0.0).model_copy(update={"ops": tuple(blind)})
+        said = coverage_sentence(made)
+        assert said.startswith("Complete: ")
+        assert f"2 of 3 ops changed nothing that was compared, {blind[1].name} first" in said
+        assert "changed nothing" in sensitivity_markdown(made)
+        rule_of_thumb = made.model_copy(update={"lens": "heuristic:ends"})
+        assert blind_sentence(rule_of_thumb) is None
 
     def test_one_sentence_for_all_reports(self) -> None:
         whole = of(1.0)

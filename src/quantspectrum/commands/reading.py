@@ -10,14 +10,12 @@ from quantspectrum.artifacts import Artifact, check_writable
 from quantspectrum.errors import UserError
 
 if TYPE_CHECKING:
-    from quantspectrum.artifacts import SensitivityReport
     from quantspectrum.models.lazy import LazyModel
     from quantspectrum.models.loading import Loaded, ModelSpec
     from quantspectrum.stages import DataRequest, MeasuringRequest, OpsRequest, ScoringRequest
 
 __all__ = [
     "bases_of",
-    "blind_line",
     "coverage_line",
     "data_request",
     "json_path",
@@ -63,22 +61,6 @@ def coverage_line(report: Any) -> str:
     return (
         f"quantspectrum: INCOMPLETE: {report.lens}, {report.coverage.scored} of "
         f"{report.coverage.found} ops scored{told}, {skipped} skipped ({why})"
-    )
-
-
-def blind_line(report: SensitivityReport) -> str | None:
-    """One sentence that ops changed nothing that was compared, or ``None`` where all did.
-
-    Of a model with several outputs one is compared, its logits where it has any: what leads to
-    another output alone scores zero, and would be quantized first.
-    """
-    blind = [op.name for op in report.ops if op.score == 0 and not op.stderr]
-    if not blind or report.lens.startswith("heuristic:"):
-        return None
-    return (
-        f"quantspectrum: {len(blind)} of {len(report.ops)} ops changed nothing that was compared, "
-        f"{blind[0]} first: their score of 0 does not say that they can be quantized; where they "
-        "lead to another output of the model, leave them out with --exclude"
     )
 
 

@@ -63,7 +63,7 @@ def run(args: Args) -> int:
 
 
 def _execute(args: Args, request: RunRequest) -> int:
-    from quantspectrum.report import run_text
+    from quantspectrum.report import blind_sentence, run_text
     from quantspectrum.run import Run, Stopped
     from quantspectrum.run.tracking import check_tracker
 
@@ -77,9 +77,12 @@ def _execute(args: Args, request: RunRequest) -> int:
         print(f"quantspectrum: {stopped}; run the same again to go on", file=sys.stderr)
         return INCOMPLETE
     _track(args, Path(args.out), comparison)
-    incomplete = work.incomplete()
+    reports = work.reports()
+    incomplete = [report for report in reports if not report.complete]
     for report in incomplete:
         print(coverage_line(report), file=sys.stderr)
+    for blind in dict.fromkeys(filter(None, map(blind_sentence, reports))):
+        print(f"quantspectrum: {blind}", file=sys.stderr)
     show(
         args,
         comparison,

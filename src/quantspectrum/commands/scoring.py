@@ -13,7 +13,6 @@ from quantspectrum.commands.reading import (
     INCOMPLETE,
     Args,
     bases_of,
-    blind_line,
     coverage_line,
     data_request,
     json_path,
@@ -101,11 +100,11 @@ def sensitivity(args: Args) -> int:
 
 
 def _show_ranking(args: Args, report: SensitivityReport, path: Path) -> None:
-    from quantspectrum.report import ranking_text
+    from quantspectrum.report import blind_sentence, ranking_text
 
-    blind = blind_line(report)
+    blind = blind_sentence(report)
     if blind is not None:
-        print(blind, file=sys.stderr)
+        print(f"quantspectrum: {blind}", file=sys.stderr)
     show(args, report, f"{ranking_text(report)}\n\n{path}")
 
 

@@ -260,5 +260,5 @@ def _too_few(clusters: list[list[_Entry]], samples: int, sizes: tuple[int, ...])
     asked = " + ".join(f"{size} {name}" for name, size in zip(_NAMES, sizes, strict=True))
     return UserError(
         f"the data have {len(clusters)} units with {samples} different samples, too few to keep "
-        f"{asked} samples apart; ask for fewer or add data"
+        f"{asked} samples apart; ask for fewer (--calibration, --samples, --eval-samples) or add data"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quantspectrum.artifacts import write_text
 from quantspectrum.report.comparison import Comparison, compare, compare_run
+from quantspectrum.report.coverage import blind_sentence
 from quantspectrum.report.html import render_html
 from quantspectrum.report.inputs import read_run
 from quantspectrum.report.markdown import render_markdown
@@ -15,6 +16,7 @@ from quantspectrum.report.terminal import ranking_text, run_text, variants_text
 
 __all__ = [
     "Comparison",
+    "blind_sentence",
     "compare_run",
     "ranking_text",
     "recommend",

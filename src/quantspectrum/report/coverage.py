@@ -12,6 +12,7 @@ from quantspectrum.report.quantities import with_unit
 from quantspectrum.report.tables import Table, columns
 
 __all__ = [
+    "blind_sentence",
     "components_table",
     "coverage_sentence",
     "coverage_table",
@@ -34,6 +35,9 @@ def coverage_sentence(report: SensitivityReport) -> str:
         f"{count(len(coverage.kept))} kept in high precision, "
         f"{count(len(coverage.skipped))} skipped."
     )
+    blind = blind_sentence(report)
+    if blind is not None:
+        said = f"{said} {blind}"
     if is_whole(report):
         return f"Complete: {said}"
     if report.complete:
@@ -42,6 +46,22 @@ def coverage_sentence(report: SensitivityReport) -> str:
     if coverage.estimated:
         first += f"; {_estimated(report)}"
     return f"{first}. What follows is partial. {said}"
+
+
+def blind_sentence(report: SensitivityReport) -> str | None:
+    """Which ops changed nothing that was compared, or ``None`` where all did.
+
+    Of a model with several outputs one is compared, its logits where it has any: what leads to
+    another output alone scores zero, and would be quantized first.
+    """
+    blind = [op.name for op in report.ops if op.score == 0 and not op.stderr]
+    if not blind or report.lens.startswith("heuristic:"):
+        return None
+    return (
+        f"{count(len(blind))} of {plural(len(report.ops), 'op')} changed nothing that was compared, "
+        f"{blind[0]} first: a score of 0 does not say that it can be quantized. Where an op leads "
+        "to another output of the model, leave it out (--exclude)."
+    )
 
 
 def _why(report: SensitivityReport) -> str:

@@ -112,14 +112,13 @@ class Run:
         self._say("report")
         return write_report(self._dir)
 
-    def incomplete(self) -> list[SensitivityReport]:
-        """Sensitivity reports that do not cover all they were asked to."""
-        reports = [
+    def reports(self) -> list[SensitivityReport]:
+        """The sensitivity reports, those that the spectrum is made from first."""
+        return [
             read_artifact(path, SensitivityReport)
             for base in self._request.base
             for path in self.report_paths(base).values()
         ]
-        return [report for report in reports if not report.complete]
 
     def _model(self) -> Loaded:
         if self._loaded is None:
