@@ -13,6 +13,7 @@ from typing import Any
 
 RESULTS = (
     "truth_smollm2",
+    "truth_smollm2_static_cpu",
     "truth_stories260k_static",
     "truth_stories260k_w8a8",
     "truth_stories260k_w4a16",
@@ -72,6 +73,8 @@ def section(name: str, result: dict[str, Any], fmt: str) -> str:
     rows = lens_rows(found)
     for order in sorted(truth["orders"], key=lambda order: order["area"]["value"]):
         lines.append(line(order, rows.get(order["label"]), truth, fmt))
+    if few := fewer_samples(found, data):
+        lines += ["", few]
     absent = [f"- no `{one['lens']}`: {one['reason']}" for one in found.get("absent", ())]
     return "\n".join([*lines, *([""] if absent else []), *absent]) + "\n"
 
@@ -102,6 +105,22 @@ def scores_section(name: str, result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     absent = [f"- no `{one['lens']}`: {one['reason']}" for one in result["absent"]]
     return "\n".join([*lines, *([""] if absent else []), *absent]) + "\n"
+
+
+def fewer_samples(found: dict[str, Any], data: dict[str, Any]) -> str:
+    """Which lenses scored on fewer samples than were drawn, in a sentence."""
+    by: dict[int, list[str]] = {}
+    for row in found.get("lenses", ()):
+        batches = row.get("limits", {}).get("confidence_batches")
+        if batches is not None and batches * data["batch_size"] < data["samples"]:
+            name = (
+                f"{row['lens']} {row['base']}" if row["lens"].startswith("native") else row["lens"]
+            )
+            by.setdefault(batches * data["batch_size"], []).append(f"`{name}`")
+    return "; ".join(
+        f"Scored on the first {samples} samples alone: {', '.join(dict.fromkeys(names))}"
+        for samples, names in sorted(by.items())
+    )
 
 
 def lens_rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:

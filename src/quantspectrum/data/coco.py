@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantspectrum.data.files import checked_text, parse_json, read_text
+from quantspectrum.data.files import check_image_folder, checked_text, parse_json, read_text
 from quantspectrum.data.images import find_image, verify_image
 from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
@@ -55,10 +55,7 @@ def load_coco(where: str, images: Path | None) -> list[Sample]:
 
 def _existing(entries: list[Any], images: Path, path: Path) -> dict[object, Path]:
     """Pictures that are there, by image id."""
-    if not images.is_dir():
-        raise UserError(
-            f"image folder {images} is not a folder that exists; give the folder of the pictures"
-        )
+    check_image_folder(images)
     files: dict[object, Path] = {}
     for number, entry in enumerate(entries):
         spot = f"{path}: images[{number}]"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quantspectrum.errors import UserError
 
-__all__ = ["checked_text", "parse_json", "read_text"]
+__all__ = ["check_image_folder", "checked_text", "parse_json", "read_text"]
 
 
 def read_text(path: Path) -> str:
@@ -26,6 +26,17 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8"
         ) from error
+
+
+def check_image_folder(folder: Path) -> None:
+    """Make sure that a folder of pictures is there.
+
+    Raises:
+        UserError: It does not exist, or is a file.
+    """
+    if not folder.is_dir():
+        why = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"image folder {folder} {why}; give the folder of the pictures")
 
 
 def parse_json(text: str, where: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quantspectrum.data.files import check_image_folder
 from quantspectrum.data.images import verify_image
 from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
@@ -20,10 +21,7 @@ def load_pictures(where: str, images: Path | None) -> list[Sample]:  # noqa: ARG
         UserError: The folder is missing or holds no pictures, or one is broken.
     """
     folder = Path(where)
-    if not folder.is_dir():
-        raise UserError(
-            f"image folder {folder} is not a folder that exists; give the folder of the pictures"
-        )
+    check_image_folder(folder)
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
     if not files:
         raise UserError(
