@@ -129,6 +129,18 @@ def test_incs_hessian_traces_are_in_one_table() -> None:
     assert absent == {"inc:hawq_v2": "scored no op: time budget"}
 
 
+def test_the_smallest_area_of_all_lenses_on_smollm2() -> None:
+    found = orders("truth_smollm2_static_cpu", "w8a8-static")
+    assert found["truth"]["best"] == "native:kl isolate per byte"
+    for lens in ("modelopt:kl_div", "modelopt:gradient", "native:visibility"):
+        more = found[f"{lens} per byte"]["area_more"]
+        assert more["low"] < 0 < more["value"]
+        assert found[lens]["spearman"]["value"] >= 0.965
+    assert found["native:kl isolate"]["spearman"]["low"] > 0.98
+    assert found["native:kl fallback"]["groups"] < len(found["truth"]["groups"])
+    assert {"autoround:scheme #1", "autoround:scheme #2", "inc:mse_v2"} <= found.keys()
+
+
 def test_frameworks_on_smollm2() -> None:
     result = json.loads((RESULTS / "truth_smollm2_lenses.json").read_text())
     rows = {row["lens"]: row for row in result["lenses"] if not row["options"]}
