@@ -14,6 +14,7 @@ from typing import Any
 RESULTS = (
     "truth_smollm2",
     "truth_smollm2_static_cpu",
+    "truth_smollm2_w8a8",
     "truth_smollm2_w4a16",
     "truth_stories260k_static",
     "truth_stories260k_w8a8",

@@ -78,9 +78,20 @@ def test_the_best_order_of_all_lenses_is_of_native_kl_or_visibility(tables: Modu
     for name in tables.RESULTS:
         result = json.loads((RESULTS / f"{name}.json").read_text())
         for found in result["formats"].values():
-            best = found["truth"]["best"].removesuffix(" per byte")
+            best = found["truth"]["best"].removesuffix(" per byte").removesuffix(" isolate")
             if name != "truth_smollm2_w4a16":
-                assert best in ("native:kl isolate", "native:visibility"), name
+                assert best in ("native:kl", "native:visibility"), name
+
+
+def test_on_smollm2_with_dynamic_activations() -> None:
+    found = orders("truth_smollm2_w8a8", "w8a8")
+    assert found["truth"]["best"] == "native:visibility per byte"
+    for lens in ("native:visibility", "native:kl", "native:kl per byte"):
+        assert found[lens]["area_more"]["low"] < 0
+    for lens in ("native:visibility", "native:kl"):
+        assert found[lens]["spearman"]["low"] > 0.95
+    assert found["modelopt:gradient"]["spearman"]["high"] < 0.9
+    assert found["modelopt:gradient"]["area_more"]["low"] > 0
 
 
 def test_on_smollm2_in_four_bits_three_orders_per_byte_are_as_good() -> None:
