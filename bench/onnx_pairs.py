@@ -24,9 +24,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
-from vl_backends import DATA
+from vl_backends import variant
 
-from quantspectrum import stages
 from quantspectrum.artifacts import write_text
 from quantspectrum.demo import model_dir
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
@@ -38,18 +37,7 @@ INTEGERS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulInteger")
 
 def written(loaded: Loaded, fmt: str, work: Path) -> tuple[Path, int]:
     """The variant's graph, and how many ops are quantized in it."""
-    report, spectrum = work / "report.json", work / "spectrum.json"
-    stages.lens_sensitivity(
-        loaded,
-        report,
-        lens="heuristic:size",
-        data=DATA,
-        ops=stages.OpsRequest(),
-        format_name=fmt,
-        progress=lambda _steps: lambda: None,
-    )
-    stages.spectrum(report, spectrum, cuts=("most=97%",))
-    manifest = stages.quantize(loaded, spectrum, "most", work / "v", backend="onnx", data=DATA)
+    manifest = variant(loaded, "onnx", fmt, work)
     assert manifest.verification is not None
     return work / "v" / "model.onnx", manifest.verification.quantized_tensors
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantspectrum import stages
-from quantspectrum.artifacts import write_text
+from quantspectrum.artifacts import Manifest, write_text
 from quantspectrum.demo import model_dir
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
@@ -25,8 +25,8 @@ DATA = stages.DataRequest(data=("demo",), calibration=16, samples=4, eval_sample
 CASES = (("onnx", "w8a8-static"), ("inc-static", "inc"), ("inc-static", "inc-reduce-range"))
 
 
-def case(loaded: Loaded, backend: str, fmt: str, work: Path) -> dict[str, Any]:
-    """Write the variant; what its manifest says of it."""
+def variant(loaded: Loaded, backend: str, fmt: str, work: Path) -> Manifest:
+    """Write all groups but the last into ``work / "v"``; needs no scores, so a rule of thumb ranks."""
     report, spectrum = work / "report.json", work / "spectrum.json"
     stages.lens_sensitivity(
         loaded,
@@ -38,7 +38,12 @@ def case(loaded: Loaded, backend: str, fmt: str, work: Path) -> dict[str, Any]:
         progress=lambda _steps: lambda: None,
     )
     stages.spectrum(report, spectrum, cuts=("most=97%",))
-    manifest = stages.quantize(loaded, spectrum, "most", work / "v", backend=backend, data=DATA)
+    return stages.quantize(loaded, spectrum, "most", work / "v", backend=backend, data=DATA)
+
+
+def case(loaded: Loaded, backend: str, fmt: str, work: Path) -> dict[str, Any]:
+    """Write the variant; what its manifest says of it."""
+    manifest = variant(loaded, backend, fmt, work)
     assert manifest.verification is not None
     assert manifest.writer is not None
     return {
