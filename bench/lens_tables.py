@@ -5,25 +5,21 @@ python bench/lens_tables.py --results bench/results --page docs/lenses.md
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from results_page import placed, run
+
 RESULTS = {
     "lenses_stories260k": "stories260k, WikiText-2, at most 128 tokens a sample",
     "lenses_demo": "the embedded Qwen2.5-VL, with pictures in part of the samples",
 }
-_PLACE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--page", type=Path, required=True)
-    args = parser.parse_args()
-    args.page.write_text(filled(args.page.read_text(), args.results))
+    run(__doc__, filled)
 
 
 def filled(page: str, results: Path) -> str:
@@ -32,7 +28,7 @@ def filled(page: str, results: Path) -> str:
         section(says, name, json.loads((results / f"{name}.json").read_text()))
         for name, says in RESULTS.items()
     )
-    return _PLACE.sub(lambda _: made, page)
+    return placed(page, made)
 
 
 def section(says: str, name: str, result: dict[str, Any]) -> str:

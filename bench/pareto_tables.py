@@ -5,12 +5,12 @@ python bench/pareto_tables.py --results bench/results --page docs/pareto.md
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from results_page import placed, run
 
 RESULTS = {  # Those that are there are put on the page.
     "pareto_smollm2": "SmolLM2-135M-Instruct",
@@ -24,22 +24,16 @@ SIDES = ("kl", "visibility", "fallback", "picked")
 KEPT = {0.01: 8.08, 0.05: 8.4, 0.1: 8.8}
 """For each share of the weights that is kept, ModelOpt's effective bits."""
 
-_PLACE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end -->)", re.DOTALL)
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--page", type=Path, required=True)
-    args = parser.parse_args()
-    args.page.write_text(filled(args.page.read_text(), args.results))
+    run(__doc__, filled)
 
 
 def filled(page: str, results: Path) -> str:
     """The page with the summary and the tables of each model."""
     found = {name: load(results, name) for name in RESULTS if (results / f"{name}.json").exists()}
     made = summary(found) + "".join(section(name, result) for name, result in found.items())
-    return _PLACE.sub(lambda _: made, page)
+    return placed(page, made)
 
 
 def load(results: Path, name: str) -> dict[str, Any]:

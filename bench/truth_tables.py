@@ -5,11 +5,11 @@ python bench/truth_tables.py --results bench/results --page docs/truth.md
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from results_page import placed, run
 
 RESULTS = (
     "truth_smollm2",
@@ -25,15 +25,10 @@ RESULTS = (
 )
 SCORES = "truth_smollm2_lenses"
 NAMES = {"smol": "SmolLM2-135M-Instruct", "quantspectrum-demo": "the demo model"}
-_PLACE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--page", type=Path, required=True)
-    args = parser.parse_args()
-    args.page.write_text(filled(args.page.read_text(), args.results))
+    run(__doc__, filled)
 
 
 def filled(page: str, results: Path) -> str:
@@ -44,7 +39,7 @@ def filled(page: str, results: Path) -> str:
         for fmt in formats(load(results, name))
     )
     scores = scores_section(SCORES, load(results, SCORES))
-    return _PLACE.sub(lambda _: f"{made}\n{scores}", page)
+    return placed(page, f"{made}\n{scores}")
 
 
 def load(results: Path, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from integration.runs import run_arguments
 from quantspectrum.cli import main
+
+# Makers of pages are tested by their files, and import their neighbours.
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
 
 
 @pytest.fixture(scope="session")
