@@ -42,14 +42,17 @@ def replaced(model: nn.Module, made: Callable[[nn.Linear], nn.Module]) -> nn.Mod
 def torchao_int8(model: nn.Module) -> nn.Module:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    quantize_(model, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
     return model
 
 
 def torchao_fp8(model: nn.Module) -> nn.Module:
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
-    quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    config = Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(), set_inductor_config=False
+    )
+    quantize_(model, config)
     return model
 
 
@@ -99,7 +102,10 @@ def captured(work: Callable[[], Any]) -> tuple[Callable[[], Any], str]:
             work()
     except RuntimeError as error:
         torch.cuda.synchronize()
-        return work, f"not captured: {str(error).splitlines()[0]}"
+        first: BaseException = error
+        while first.__context__ is not None:  # ending a failed capture fails too, and hides why
+            first = first.__context__
+        return work, f"not captured: {str(first).splitlines()[0]}"
     return graph.replay, "captured"
 
 

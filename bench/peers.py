@@ -55,7 +55,9 @@ def run_inc(python: str, model: nn.Module, batches: list[Batch], **settings: str
 def run_modelopt(python: str, loaded: Loaded, batch: Batch, **settings: str) -> dict[str, Any]:
     """What ModelOpt's `auto_quantize` finds on a batch, its ranges calibrated on the same one."""
     os.environ["QUANTSPECTRUM_ENV_MODELOPT"] = python
-    ops = [op.name for op in list_ops(loaded.model, loaded.layout).candidates]
+    table = list_ops(loaded.model, loaded.layout).candidates
+    # A vision tower, which text does not reach, would cost ModelOpt passes that find nothing.
+    ops = [op.name for op in table if op.component == "language" or len(batch.inputs) > 2]
     with tempfile.TemporaryDirectory() as work:
         directory = Path(work)
         request = {

