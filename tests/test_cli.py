@@ -10,6 +10,7 @@ import pytest
 from quantspectrum.demo import model_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["ops", str(model_dir())], ["doctor"], ["doctor", "--json"]])
 def test_a_closed_output_pipe_ends_without_a_traceback(command: list[str]) -> None:
     process = subprocess.Popen(

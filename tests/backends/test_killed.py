@@ -14,6 +14,8 @@ from backends.variants import spectrum_of, variant
 from quantspectrum.artifacts import write_artifact
 from quantspectrum.models.loading import ModelSpec, load_model
 
+pytestmark = pytest.mark.slow
+
 _SCRIPT = """
 import os, signal, sys
 from pathlib import Path

@@ -25,6 +25,8 @@ from quantspectrum.models.loading import Loaded
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'quantspectrum[onnx]'")
 pytest.importorskip("onnxscript", reason="needs ONNX Runtime: pip install 'quantspectrum[onnx]'")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Loaded:

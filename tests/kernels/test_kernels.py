@@ -26,6 +26,7 @@ needs_triton = pytest.mark.skipif(not kernels.available(), reason="Triton is not
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cases", "least"), [("rows", 90), ("static", 60), ("float8", 1), ("kl", 18)]
 )

@@ -18,6 +18,8 @@ from quantspectrum.sensitivity import measurement, scan
 from quantspectrum.sensitivity.engine import ReplayEngine
 from scans import MIXED, score_all, stop_at
 
+pytestmark = pytest.mark.slow
+
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "static": {"formats": "w8a8-static", "base": "fallback"},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quantspectrum.backends.isolated import Task
 from quantspectrum.backends.probing import probe_batches
 from quantspectrum.data.encode import Batch
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 from quantspectrum.models.loading import Loaded
 from quantspectrum.models.outputs import run_model
 from quantspectrum.spectrum.exporters.graph import read_nodes
@@ -74,7 +74,7 @@ def export(loaded: Loaded, path: Path) -> None:
             )
         # What the exporter raises depends on where in the model's code it gives up.
         except Exception as error:
-            told = " ".join(str(error).split())[:200]
+            told = in_one_line(error, 200)
             raise UserError(
                 f"torch.onnx.export cannot export {loaded.spec.model}: {told}; "
                 "use --backend compressed-tensors"

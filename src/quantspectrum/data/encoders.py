@@ -12,7 +12,7 @@ from torch import Tensor
 from quantspectrum.data.images import load_image
 from quantspectrum.data.sample import Sample
 from quantspectrum.data.tokens import Encoded, SampleEncoder
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
     from quantspectrum.data.tokens import Processor
@@ -187,7 +187,7 @@ class ImageEncoder:
         try:
             made: Mapping[str, Tensor] = self._processor(images=[image], return_tensors="pt")
         except ValueError as error:
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error)
             raise UserError(
                 f"sample {sample.id} cannot be encoded ({reason}); change or remove it"
             ) from error

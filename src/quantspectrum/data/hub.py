@@ -12,7 +12,7 @@ from PIL import Image
 from quantspectrum.data.coco import DESCRIBE
 from quantspectrum.data.files import checked_text
 from quantspectrum.data.sample import Sample
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 
 __all__ = ["load_hub"]
 
@@ -41,7 +41,7 @@ def load_hub(where: str, images: Path | None) -> list[Sample]:  # noqa: ARG001 -
     try:
         rows = datasets.load_dataset(name, split=split or _first_split(datasets, name))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         raise UserError(
             f"data set {where} cannot be loaded ({reason}); check its name, split and access"
         ) from error

@@ -14,7 +14,7 @@ from quantspectrum.data.images import find_image, verify_image
 from quantspectrum.data.jsonl import read_rows
 from quantspectrum.data.pictures import disc, gradient, squares
 from quantspectrum.data.sample import Sample
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 
 __all__ = ["BUILT_IN", "load_prompts"]
 
@@ -85,7 +85,7 @@ def _parse(path: Path) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        problem = getattr(error, "problem", None) or in_one_line(error)
         raise UserError(f"{path}{where} is not plain YAML ({problem}); correct it") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply for a list of prompts; correct it") from None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quantspectrum.data.images import load_image
 from quantspectrum.data.sample import Sample
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
@@ -160,7 +160,7 @@ class SampleEncoder:
                 text=[text], return_tensors="pt", **options
             )
         except ValueError as error:
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error)
             raise UserError(
                 f"sample {sample.id} cannot be encoded ({reason}); change or remove it"
             ) from error

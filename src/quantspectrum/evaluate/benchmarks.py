@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from quantspectrum.artifacts import BenchmarkResult
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 from quantspectrum.models.loading import Loaded
 
 __all__ = ["HARNESSES", "check_benchmark", "parse_benchmark", "results_of", "run_benchmarks"]
@@ -105,7 +105,7 @@ def _told(
     except Exception as error:
         # lmms-eval tries some steps again, and then tells of the trying alone.
         told = error.__cause__ if type(error).__name__ == "RetryError" else None
-        reason = " ".join(str(told or error).split())[:300] or type(error).__name__
+        reason = in_one_line(told or error) or type(error).__name__
         raise UserError(f"{harness} cannot run {', '.join(tasks)}: {reason}") from error
 
 

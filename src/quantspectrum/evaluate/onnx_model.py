@@ -18,7 +18,7 @@ from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from quantspectrum.artifacts import Manifest, read_artifact, sha256_file
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Layout
 from quantspectrum.models.generic import GenericAdapter
@@ -88,7 +88,7 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             )
         # ONNX Runtime's own exceptions have no common base that it makes public.
         except Exception as error:
-            told = " ".join(str(error).split())[:200]
+            told = in_one_line(error, 200)
             raise UserError(f"ONNX Runtime cannot load {self.path}: {told}") from error
 
     def forward(

@@ -21,7 +21,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from quantspectrum.artifacts import ModelIdentity
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 from quantspectrum.models import adapter_for
 from quantspectrum.models.devices import pick_device
 from quantspectrum.models.files import check_directory
@@ -209,5 +209,5 @@ def _directory_of(spec: ModelSpec) -> Path:
         )
     # What is raised is up to the network and to several libraries.
     except Exception as error:
-        raise UserError(f"cannot fetch {spec.model}: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot fetch {spec.model}: {in_one_line(error)}") from error
     return Path(fetched)

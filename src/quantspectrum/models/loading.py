@@ -22,7 +22,7 @@ from transformers import (
 
 from quantspectrum.artifacts import ModelIdentity
 from quantspectrum.demo import model_dir
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 from quantspectrum.models import adapter_for
 from quantspectrum.models.adapter import Adapter, Layout
 from quantspectrum.models.devices import (
@@ -320,7 +320,7 @@ class _QuietTransformers:
 
 def _told(error: Exception) -> str:
     """An error of a library in one line, with its type where the text alone would be a riddle."""
-    text = " ".join(str(error).split())[:300].rstrip(".")
+    text = in_one_line(error)
     return text if " " in text else f"{type(error).__name__} {text}"
 
 
