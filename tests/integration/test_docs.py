@@ -88,6 +88,8 @@ def write_data(folder: Path) -> None:
         images.append({"id": i, "file_name": name})
         caption = f"A disc of colour number {i} on a white ground."
         annotations.append({"id": 100 + i, "image_id": i, "caption": caption})
+    named = [{"image": f"val2017/{i:012d}.jpg", "answer": f"{i % 5}"} for i in range(8)]
+    (folder / "named.jsonl").write_text("\n".join(map(json.dumps, named)))
     made = {"images": images, "annotations": annotations}
     (folder / "captions_val2017.json").write_text(json.dumps(made))
     for name in ("notes.txt", "wiki.test.raw"):

@@ -14,6 +14,7 @@ __all__ = [
     "Evaluation",
     "Kernel",
     "Loss",
+    "LossOf",
     "PromptResult",
     "Resources",
     "SampleLoss",
@@ -23,6 +24,9 @@ __all__ = [
 
 Kernel = Literal["native", "emulated", "torchao", "onnxruntime", "vllm"]
 """What multiplied: high precision, fake-quantized high precision, or a library's integer kernels."""
+
+
+LossOf = Literal["tokens", "classes", "baseline's classes"]
 
 
 class SampleLoss(Record):
@@ -35,7 +39,7 @@ class SampleLoss(Record):
     """
 
     id: str
-    kind: Literal["text", "image+text"]
+    kind: Literal["text", "image+text", "image"]
     nll: float
     tokens: int
     kl: float | None = None
@@ -43,12 +47,19 @@ class SampleLoss(Record):
 
 
 class Loss(Record):
-    """Mean loss per target token, in nats, with its standard error clustered by sample."""
+    """Mean loss per target token, in nats, with its standard error clustered by sample.
+
+    Attributes:
+        of: What is to be predicted: ``tokens``; ``classes``, one a sample, which the samples name;
+            or ``baseline's classes``, those that the baseline takes, where the samples name none.
+            One sample is then one token.
+    """
 
     loss: float
     stderr: float | None
     tokens: int
     samples: tuple[SampleLoss, ...]
+    of: LossOf = "tokens"
 
 
 class Accuracy(Record):

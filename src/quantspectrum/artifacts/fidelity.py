@@ -8,7 +8,7 @@ from quantspectrum.artifacts.base import Record
 
 __all__ = ["Fidelity", "Figure", "Flips", "KlKind", "NoiseFloor", "PromptFidelity", "SampleKind"]
 
-SampleKind = Literal["all", "text", "image+text"]
+SampleKind = Literal["all", "text", "image+text", "image"]
 
 KlKind = Literal["exact", "lower bound"]
 """Over the whole vocabulary, or over the baseline's likeliest tokens with all others as one."""

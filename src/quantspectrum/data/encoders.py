@@ -70,6 +70,8 @@ def encoder_for(processor: Processor, task: Task) -> Encoder:
 class TextEncoder:
     """Whole texts with the tokenizer's special tokens; a prompt comes first, on its own line.
 
+    Of a question with an answer that is predicted whole, the question alone.
+
     Args:
         processor: A tokenizer.
         predicts: What an output is about: each token, or the sample as a whole.
@@ -105,6 +107,9 @@ class TextEncoder:
                 "use a text-only data source"
             )
         text = sample.text if sample.prompt is None else f"{sample.prompt}\n{sample.text}"
+        if self.predicts == "sample" and sample.prompt is not None and sample.references:
+            # The answer is the class to tell, and no part of what it is told from.
+            text = sample.prompt
         options = {} if max_length is None else {"truncation": True, "max_length": max_length}
         made: Mapping[str, Tensor] = self._tokenizer(
             [text], return_tensors="pt", return_special_tokens_mask=True, **options

@@ -15,6 +15,7 @@ from quantspectrum.backends.serving import serving_arithmetic
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.against import against_baseline, noise_floors, prompt_tokens
 from quantspectrum.evaluate.benchmarks import run_benchmarks
+from quantspectrum.evaluate.classes import why_no_classes
 from quantspectrum.evaluate.generation import (
     prompt_results,
 )
@@ -43,8 +44,8 @@ def evaluate_model(loaded: Loaded, request: EvaluationRequest, *, load_s: float)
         load_s: How long loading took.
 
     Raises:
-        UserError: The model is of a kind that has no loss on a text, or the baseline was measured
-            on other samples.
+        UserError: The model is of a kind that has no loss, or the baseline was measured on other
+            samples.
     """
     check_evaluable(loaded)
     check_loaded(loaded, request.runners)
@@ -58,13 +59,16 @@ def check_evaluable(loaded: Loaded) -> None:
     """Make sure that there is a loss to evaluate.
 
     Raises:
-        UserError: The model neither writes text nor tells masked tokens.
+        UserError: The model neither writes text, nor tells masked tokens, nor one class of several.
     """
-    if not loaded.generates and loaded.task != "masked-lm":
+    others = "`quantspectrum sensitivity`, `spectrum` and `quantize` work for it"
+    if loaded.classifies:
+        if why := why_no_classes(loaded):
+            raise UserError(f"{loaded.spec.model} cannot be evaluated: {why}; {others}")
+    elif not loaded.generates and loaded.task != "masked-lm":
         raise UserError(
             f"{loaded.spec.model} is a model for {loaded.task}, and evaluation is supported for "
-            "language models, masked ones included; `quantspectrum sensitivity`, `spectrum` and "
-            "`quantize` work for it"
+            f"language models, masked ones included, and classifiers; {others}"
         )
 
 

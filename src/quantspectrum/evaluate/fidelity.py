@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 PERCENTS = (1, 5, 25, 50, 75, 95, 99)
 """Percentiles of Δp."""
 
-_KINDS: tuple[SampleKind, ...] = ("all", "text", "image+text")
+_KINDS: tuple[SampleKind, ...] = ("text", "image+text", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class PairedTokens:
 
     Attributes:
         sample: Index of each token's sample, ``(tokens,)``, ascending.
-        text: Whether each sample is text alone, ``(samples,)``.
+        kinds: Kind of each sample, ``(samples,)``.
         before: The baseline's log-probability of the right token, ``(tokens,)``.
         after: The model's.
         kl: KL(baseline ‖ model), nats, ``(tokens,)``.
@@ -41,7 +41,7 @@ class PairedTokens:
     """
 
     sample: NDArray[np.int64]
-    text: NDArray[np.bool_]
+    kinds: NDArray[np.str_]
     before: Floats
     after: Floats
     kl: Floats
@@ -50,12 +50,12 @@ class PairedTokens:
 
     def of(self, kind: SampleKind) -> PairedTokens:
         """The samples of one kind alone."""
-        kept = np.ones(len(self.text), np.bool_) if kind == "all" else self.text == (kind == "text")
+        kept = np.ones(len(self.kinds), np.bool_) if kind == "all" else self.kinds == kind
         tokens = kept[self.sample]
         index = np.cumsum(kept) - 1
         return PairedTokens(
             sample=index[self.sample[tokens]],
-            text=self.text[kept],
+            kinds=self.kinds[kept],
             before=self.before[tokens],
             after=self.after[tokens],
             kl=self.kl[tokens],
@@ -80,17 +80,15 @@ class _Statistic:
 def fidelities(
     tokens: PairedTokens, floors: Sequence[PairedTokens] = (), *, seed: int = 0
 ) -> tuple[Fidelity, ...]:
-    """Statistics over all samples and over each kind, where there are two kinds.
+    """Statistics over all samples, and over those of each kind.
 
     Args:
         tokens: The model and the baseline.
         floors: The baseline against itself, at the same tokens.
         seed: Of the bootstrap.
     """
-    kinds = _KINDS if tokens.text.any() and not tokens.text.all() else _KINDS[:1]
-    if len(kinds) == 1:
-        # One kind alone is said to be that kind too, so that a reader need not guess.
-        kinds = ("all", "text" if tokens.text.all() else "image+text")
+    # One kind alone is said to be that kind too, so that a reader need not guess.
+    kinds: tuple[SampleKind, ...] = ("all", *(k for k in _KINDS if (tokens.kinds == k).any()))
     return tuple(
         _fidelity(kind, tokens.of(kind), [floor.of(kind) for floor in floors], seed)
         for kind in kinds
@@ -100,7 +98,7 @@ def fidelities(
 def _fidelity(
     kind: SampleKind, tokens: PairedTokens, floors: Sequence[PairedTokens], seed: int
 ) -> Fidelity:
-    n = len(tokens.text)
+    n = len(tokens.kinds)
     counts = resamples(n, len(tokens.kl), seed)
     own = _statistics(tokens, counts)
     of_floors = [_statistics(floor, counts) for floor in floors]
@@ -122,7 +120,7 @@ def _fidelity(
 
 
 def _statistics(tokens: PairedTokens, counts: NDArray[np.int64]) -> dict[str, _Statistic]:
-    n = len(tokens.text)
+    n = len(tokens.kinds)
     if n < 2:
         counts = counts[:0]
     sizes = np.bincount(tokens.sample, minlength=n).astype(np.float64)

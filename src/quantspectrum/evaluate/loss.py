@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from quantspectrum.artifacts import Loss, SampleLoss
-from quantspectrum.data.encode import Batch
+from quantspectrum.artifacts import Loss, LossOf, SampleLoss
+from quantspectrum.data.encode import Batch, Kind
 from quantspectrum.errors import UserError
+from quantspectrum.evaluate.classes import class_logits
 from quantspectrum.evaluate.predictions import (
     TOP_K,
     Compared,
@@ -48,7 +49,7 @@ class MeasuredLoss:
 class _Tokens:
     """One sample's target tokens, on the CPU."""
 
-    text: bool
+    kind: Kind
     targets: Tensor
     right: Tensor
     tokens: Tensor
@@ -65,17 +66,20 @@ def measure_loss(
     *,
     baseline: Predictions | None = None,
     keep_bytes: int = 0,
+    classes: Mapping[str, int] | None = None,
 ) -> MeasuredLoss:
     """Mean negative log-likelihood of the target tokens, in nats per token.
 
-    Of a masked language model these are the masked tokens. The mean is over all of them; its
-    standard error is clustered by sample, since the tokens of one sample are not independent.
+    Of a masked language model these are the masked tokens; of a classifier a sample is one token,
+    see :mod:`quantspectrum.evaluate.classes`. The mean is over all of them; its standard error is
+    clustered by sample, since the tokens of one sample are not independent.
 
     Args:
         loaded: The model.
         batches: What to measure it on.
         baseline: The baseline's predictions, to compare with.
         keep_bytes: Keep all logits where they take no more than this.
+        classes: Of a classifier: the class of each sample, where they are known.
 
     Raises:
         UserError: A sample's loss is not finite, or the baseline's predictions are of others.
@@ -83,7 +87,11 @@ def measure_loss(
     found: dict[str, _Tokens] = {}
     count = sum(int(_scored(batch).sum()) for batch in batches)
     for batch in batches:
-        logits, ids = target_logits(loaded, batch)
+        logits, ids = (
+            class_logits(loaded, batch, classes, baseline)
+            if batch.predicts == "sample"
+            else target_logits(loaded, batch)
+        )
         keep = count * logits.shape[-1] * logits.dtype.itemsize <= keep_bytes
         found.update(_measured(batch, logits, ids, baseline, keep))
     names = tuple(sorted(found))
@@ -97,8 +105,12 @@ def measure_loss(
             same=torch.cat([same for name in names if (same := found[name].same) is not None]),
             exact=baseline.logits is not None,
         )
+    whole = any(batch.predicts == "sample" for batch in batches)
+    named: LossOf = "classes" if classes is not None else "baseline's classes"
     return MeasuredLoss(
-        loss=_loss(predictions, compared), predictions=predictions, compared=compared
+        loss=_loss(predictions, compared, named if whole else "tokens"),
+        predictions=predictions,
+        compared=compared,
     )
 
 
@@ -146,7 +158,7 @@ def _measured(
         start += tokens
         _check_finite(sample, own)
         found[sample] = _Tokens(
-            text=batch.kinds[row] == "text",
+            kind=batch.kinds[row],
             targets=own["targets"],
             right=own["right"],
             tokens=own["tokens"],
@@ -226,7 +238,7 @@ def _predictions(names: tuple[str, ...], samples: Sequence[_Tokens]) -> Predicti
     logits = [one.logits for one in samples if one.logits is not None]
     return Predictions(
         samples=names,
-        text=tuple(one.text for one in samples),
+        kinds=tuple(one.kind for one in samples),
         offsets=lengths.cumsum(0),
         targets=torch.cat([one.targets for one in samples]),
         right=torch.cat([one.right for one in samples]),
@@ -236,7 +248,7 @@ def _predictions(names: tuple[str, ...], samples: Sequence[_Tokens]) -> Predicti
     )
 
 
-def _loss(predictions: Predictions, compared: Compared | None) -> Loss:
+def _loss(predictions: Predictions, compared: Compared | None, of: LossOf) -> Loss:
     samples: list[SampleLoss] = []
     for place, name in enumerate(predictions.samples):
         rows = predictions.rows(name)
@@ -244,7 +256,7 @@ def _loss(predictions: Predictions, compared: Compared | None) -> Loss:
         samples.append(
             SampleLoss(
                 id=name,
-                kind="text" if predictions.text[place] else "image+text",
+                kind=predictions.kinds[place],
                 nll=-float(predictions.right[rows].double().sum()),
                 tokens=rows.stop - rows.start,
                 **against,
@@ -252,7 +264,11 @@ def _loss(predictions: Predictions, compared: Compared | None) -> Loss:
         )
     loss, stderr = ratio_with_stderr([s.nll for s in samples], [s.tokens for s in samples])
     return Loss(
-        loss=loss, stderr=stderr, tokens=sum(s.tokens for s in samples), samples=tuple(samples)
+        loss=loss,
+        stderr=stderr,
+        tokens=sum(s.tokens for s in samples),
+        samples=tuple(samples),
+        of=of,
     )
 
 

@@ -12,6 +12,7 @@ from quantspectrum.artifacts import (
     YesNo,
 )
 from quantspectrum.data.sample import Sample
+from quantspectrum.evaluate.classes import classes_of, judge_classes
 from quantspectrum.evaluate.generation import (
     Answer,
     answer,
@@ -73,9 +74,14 @@ def outputs_of(
     session, size = request.session, request.batch_size
     with phases.of("encode"):
         batches = session.scored(loaded, batch_size=size, max_length=request.max_length)
+    classes = classes_of(loaded, session.samples) if loaded.classifies else None
     with phases.of("loss"):
         measured = measure_loss(
-            loaded, batches, baseline=baseline, keep_bytes=0 if baseline else keep_bytes
+            loaded,
+            batches,
+            baseline=baseline,
+            keep_bytes=0 if baseline else keep_bytes,
+            classes=classes,
         )
     answers: dict[str, Answer] = {}
     prompts: dict[str, Answer] = {}
@@ -90,10 +96,15 @@ def outputs_of(
             yes_no = measure_yes_no(loaded, session.samples, questions, answers)
         with phases.of("prompts"):
             prompts = _answer(loaded, request, "prompts", session.prompts)
+    accuracy = (
+        judge(session.samples, answers)
+        if loaded.generates
+        else judge_classes(loaded, measured.predictions, classes)
+    )
     return Outputs(
         measured=measured,
         answers=answers,
-        accuracy=judge(session.samples, answers) if loaded.generates else None,
+        accuracy=accuracy,
         yes_no=yes_no,
         prompts=prompts,
     )

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from quantspectrum.data.encode import Kind
 from quantspectrum.errors import UserError
 from quantspectrum.evaluate.fidelity import PairedTokens
 from quantspectrum.kernels.kl import centred_exponential_excess
@@ -49,7 +50,7 @@ KEEP_BYTES = 2**30
 
 _FLOOR = 1e-9
 _ENTRY = "quantspectrum.predictions"
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class Predictions:
 
     Attributes:
         samples: Ids, ascending.
-        text: Whether each sample is text alone.
+        kinds: Whether each sample is text, a picture with a text, or a picture alone.
         offsets: Where each sample's tokens begin, and the end: ``(samples + 1,)``, int64.
         targets: The right tokens, ``(tokens,)``, int32.
         right: Their natural log-probabilities, ``(tokens,)``, float32.
@@ -86,7 +87,7 @@ class Predictions:
     """
 
     samples: tuple[str, ...]
-    text: tuple[bool, ...]
+    kinds: tuple[Kind, ...]
     offsets: Tensor
     targets: Tensor
     right: Tensor
@@ -214,7 +215,7 @@ def paired(baseline: Predictions, compared: Compared) -> PairedTokens:
     lengths = (baseline.offsets[1:] - baseline.offsets[:-1]).numpy()
     return PairedTokens(
         sample=np.repeat(np.arange(len(lengths)), lengths),
-        text=np.array(baseline.text, dtype=np.bool_),
+        kinds=np.array(baseline.kinds, dtype=np.str_),
         before=baseline.right.double().numpy(),
         after=compared.after.double().numpy(),
         kl=compared.kl.double().numpy(),
@@ -241,7 +242,7 @@ def write_predictions(path: Path, kept: Predictions) -> None:
     about = {
         "version": _VERSION,
         "samples": kept.samples,
-        "text": kept.text,
+        "kinds": kept.kinds,
         "floors": {name: floor.exact for name, floor in kept.floors.items()},
     }
     partial = path.with_name(f".{path.name}.partial")
@@ -284,7 +285,7 @@ def _assembled(file: Any, about: dict[str, Any]) -> Predictions:
     names = set(file.keys())
     return Predictions(
         samples=tuple(about["samples"]),
-        text=tuple(about["text"]),
+        kinds=tuple(about["kinds"]),
         **{name: file.get_tensor(name) for name in _TENSORS},
         logits=file.get_tensor("logits") if "logits" in names else None,
         floors={

@@ -135,6 +135,11 @@ class Loaded:
         return None if self.generates else max_tokens(self.model, self.processor)
 
     @property
+    def classifies(self) -> bool:
+        """Whether the model gives each sample a class."""
+        return self.task in ("image-classification", "sequence-classification")
+
+    @property
     def generates(self) -> bool:
         """Whether the model writes text, token after token."""
         return self.task in ("causal-lm", "image-text-to-text")

@@ -16,6 +16,7 @@ from quantspectrum.artifacts import (
     Fidelity,
     Flips,
     Kernel,
+    LossOf,
     ModelIdentity,
     NoiseFloor,
     PromptFidelity,
@@ -54,6 +55,7 @@ class ComparisonRow(Record):
         ratio: ``disk_bytes`` over the baseline's.
         loss: Loss per token (nats).
         loss_stderr: Its standard error over samples.
+        loss_of: What is to be predicted.
         samples: Samples behind the loss.
         tokens: Target tokens behind the loss.
         paired: Loss difference to the baseline over all samples.
@@ -95,6 +97,7 @@ class ComparisonRow(Record):
     ratio: float | None = None
     loss: float | None = None
     loss_stderr: float | None = None
+    loss_of: LossOf | None = None
     samples: int | None = None
     tokens: int | None = None
     paired: LossDifference | None = None
@@ -231,6 +234,7 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
         "evaluated": True,
         "loss": loss.loss,
         "loss_stderr": loss.stderr,
+        "loss_of": loss.of,
         "samples": len(loss.samples),
         "tokens": loss.tokens,
         "accuracy": accuracy.exact if accuracy else None,

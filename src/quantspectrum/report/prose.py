@@ -114,6 +114,15 @@ def no_tradeoff(comparison: Comparison) -> str:
     return "No variant was evaluated (evaluations/ holds none), so there is nothing to compare."
 
 
+_CLASSES = {
+    "classes": "This model gives each sample a class: a sample counts as one token, and its class, which the "
+    "data name, as the token to predict. Accuracy is the share of samples whose likeliest class it is.",
+    "baseline's classes": "This model gives each sample a class, and the data name none: a sample counts as one "
+    "token, and the class that the baseline takes as the token to predict. The loss says how sure a variant is of "
+    "the baseline's class, and nothing of its being right.",
+}
+
+
 def variant_notes(comparison: Comparison) -> list[str]:
     """What is missing of the variants."""
     said = []
@@ -128,6 +137,9 @@ def variant_notes(comparison: Comparison) -> list[str]:
     if unmeasured:
         said.append(f"Written but not evaluated: {', '.join(unmeasured)}.")
     measured = [row for row in (comparison.baseline, *comparison.rows) if row and row.evaluated]
+    said += [
+        _CLASSES[of] for of in dict.fromkeys(row.loss_of for row in measured) if of in _CLASSES
+    ]
     for what, found in (
         ("accuracy", [row.accuracy is not None for row in measured]),
         ("latency", [bool(row.latency) for row in measured]),

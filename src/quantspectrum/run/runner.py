@@ -133,6 +133,9 @@ class Run:
 
     def _baseline(self) -> Evaluation:
         loaded = self._model()
+        if "quality" in self._states:
+            # Told before anything is measured, and not after the scans.
+            stages.check_searchable(loaded)
         return stages.evaluate(
             loaded,
             self._dir / "baseline" / "evaluation.json",

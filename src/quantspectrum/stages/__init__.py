@@ -35,7 +35,13 @@ from quantspectrum.stages.requests import (
     TreatmentOptions,
 )
 from quantspectrum.stages.scoring import sensitivity, stopped
-from quantspectrum.stages.searching import DEFAULT_TRIALS, check_name, find_quality, quality_path
+from quantspectrum.stages.searching import (
+    DEFAULT_TRIALS,
+    check_name,
+    check_searchable,
+    find_quality,
+    quality_path,
+)
 from quantspectrum.stages.variants import quantize
 
 __all__ = [
@@ -47,6 +53,7 @@ __all__ = [
     "ScoringRequest",
     "TreatmentOptions",
     "check_name",
+    "check_searchable",
     "evaluate",
     "evaluation_session",
     "find_quality",

@@ -32,7 +32,7 @@ from quantspectrum.stages.held_out import (
 )
 from quantspectrum.stages.requests import DataRequest, Progress
 
-__all__ = ["DEFAULT_TRIALS", "check_name", "find_quality", "quality_path"]
+__all__ = ["DEFAULT_TRIALS", "check_name", "check_searchable", "find_quality", "quality_path"]
 
 DEFAULT_TRIALS = 24
 
@@ -50,6 +50,18 @@ def check_name(name: str) -> None:
     """
     if not name.replace("-", "").replace("_", "").isalnum() or name == "baseline":
         raise UserError(f"profile name {name!r}: use letters, digits, '-' and '_', not baseline")
+
+
+def check_searchable(loaded: Loaded) -> None:
+    """Refuse a quality budget for a model that tells no tokens.
+
+    Raises:
+        UserError: It tells none.
+    """
+    if loaded.task not in TELLS_TOKENS:
+        raise UserError(
+            f"a quality budget is of tokens, and a model for {loaded.task} tells none; use --cut"
+        )
 
 
 def find_quality(
@@ -86,10 +98,7 @@ def find_quality(
     watch = Stopwatch(loaded.device)
     report, spectrum = pair(report_path, spectrum_path)
     check_name(name)
-    if loaded.task not in TELLS_TOKENS:
-        raise UserError(
-            f"a quality budget is of tokens, and a model for {loaded.task} tells none; use --cut"
-        )
+    check_searchable(loaded)
     splits = data.splits(loaded.takes_images)
     check_held_out(report, splits)
     plans = plans_of(loaded, spectrum, splits, data)
