@@ -9,7 +9,9 @@ point 0 and the same scale, and `int8, own pairs`, where each op has a pair of n
 Sessions have default options, or leave out the optimizer that merges equal nodes, or allow int8 inputs
 (`session.qdqisint8allowed`), or optimize nothing. Counted are matrix products in the optimized graph; logits
 of a few texts are compared with those of `uint8` in a session of the same kind, and with those of the same form
-where nothing is optimized (largest difference, over the largest logit).
+where nothing is optimized (largest difference, over the largest logit). Of the graph as written it is also
+told where codes first differ between a default session and one that optimizes nothing (`first_moved`): how many of the
+tensor's codes, and how far the moved ones' values were from the middle between two codes, in steps.
 """
 
 from __future__ import annotations
@@ -128,6 +130,59 @@ def away(found: list[Any], expected: list[Any]) -> list[float]:
     ]
 
 
+def codes_of(path: Path, *, optimized: bool) -> list[dict[str, tuple[Any, Any]]]:
+    """Of each text every quantized tensor: its values in steps of its scale, and its codes."""
+    model = onnx.load(str(path))
+    scales = {one.name: one for one in model.graph.initializer}
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for node in quantizers:
+        for name, kind in ((node.input[0], "FLOAT"), (node.output[0], "UINT8")):
+            told = onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), None)
+            model.graph.output.append(told)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [one.name for one in session.get_outputs()]
+    found = []
+    for ids in texts():
+        fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        values = dict(zip(names, session.run(names, fed), strict=True))
+        found.append(
+            {
+                node.input[0]: (
+                    values[node.input[0]] / numpy_helper.to_array(scales[node.input[1]]),
+                    values[node.output[0]],
+                )
+                for node in quantizers
+            }
+        )
+    return found
+
+
+def first_moved(path: Path) -> list[dict[str, Any] | None]:
+    """Of each text the first tensor whose codes are not those of the unoptimized graph."""
+    found: list[dict[str, Any] | None] = []
+    for plain, usual in zip(
+        codes_of(path, optimized=False), codes_of(path, optimized=True), strict=True
+    ):
+        moved = (
+            {
+                "tensor": name,
+                "codes": int(apart.sum()),
+                "of": int(apart.size),
+                "from_a_tie": float(np.abs(np.abs(steps - np.round(steps))[apart] - 0.5).max()),
+            }
+            for name, (steps, codes) in plain.items()
+            if (apart := codes != usual[name][1]).any()
+        )
+        found.append(next(moved, None))
+    return found
+
+
 def case(loaded: Loaded, fmt: str, work: Path) -> dict[str, Any]:
     """Every form of one format's graph under every kind of session."""
     graph, ops = written(loaded, fmt, work)
@@ -152,6 +207,7 @@ def case(loaded: Loaded, fmt: str, work: Path) -> dict[str, Any]:
         "format": fmt,
         "ops": ops,
         "as_written": "uint8",
+        "first_moved": first_moved(graph),
         "rows": [
             {
                 "inputs": form,
