@@ -2,9 +2,9 @@
 
 PyTorch's exporter (``dynamo=True``, opset 18) makes the graph, whose metadata name the module of
 every node; ONNX Runtime's ``quantize_static`` puts QuantizeLinear and DequantizeLinear around the
-nodes of the profile's ops, and around no other: inputs per tensor, static and stored as uint8, weights
-per channel and symmetric, outputs and biases untouched. Of a model that sees pictures it is the language model
-alone, from tokens to logits.
+nodes of the profile's ops, and around no other: inputs per tensor, static and stored as uint8,
+weights per channel and symmetric, outputs and biases untouched. Of a model that sees pictures it is
+the language model alone, from tokens to logits.
 """
 
 from __future__ import annotations
