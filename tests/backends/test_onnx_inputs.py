@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import framework_cases as cases
@@ -83,6 +84,18 @@ def test_with_biases_pictures_and_a_bit_unused_too(tmp_path: Path, family: str) 
     _, _, manifest, path = _write(tmp_path, family, "w8a8-static", reduce_range="yes")
     assert {int(zero) for _, zero in onnx_products.inputs_of(path).values()} == {128}
     assert onnx_products.integer_products(path, tmp_path) == len(manifest.profile.ops)
+
+
+def test_a_gemm_whose_bias_is_float_is_no_product_of_integers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/backends.md says so of a classifier's last layer."""
+    onnx_products.need_x86()
+    included = partial(cases.list_ops, include=("classifier", "layers"))
+    monkeypatch.setattr(cases, "list_ops", included)
+    _, _, manifest, path = _write(tmp_path, "vit", "w8a8-static")
+    assert "classifier" in manifest.profile.ops
+    assert onnx_products.integer_products(path, tmp_path) == len(manifest.profile.ops) - 1
 
 
 def test_codes_are_those_of_int8_plus_128(symmetric: Written, tmp_path: Path) -> None:
