@@ -3,12 +3,15 @@
     python bench/onnx_pairs.py --out bench/results/onnx_pairs.json
 
 The language model of the embedded model is written in `w8a8-static` and `w8a8-static-affine`, all groups
-but the last. Of each graph four forms are loaded on the CPU: `shared`, as written, where ops that read one
-input share its QuantizeLinear and DequantizeLinear; `own`, each op with a pair of its own of the same scale
-and zero point; and, of symmetric int8 inputs, `unsigned`, the same codes plus 128 as uint8 with zero point 128.
+but the last. Forms are loaded on the CPU: `uint8`, as written, where ops that read one input share its
+QuantizeLinear and DequantizeLinear; and, of symmetric inputs, `int8`, the same codes less 128 with zero
+point 0 and the same scale, and `int8, own pairs`, where each op has a pair of nodes of its own.
 Sessions have default options, or leave out the optimizer that merges equal nodes, or allow int8 inputs
-(`session.qdqisint8allowed`). Counted are matrix products in the optimized graph; logits are compared with
-those of `shared` under default options.
+(`session.qdqisint8allowed`), or optimize nothing. Counted are matrix products in the optimized graph; logits
+of a few texts are compared with those of `uint8` in a session of the same kind, and with those of the same form
+where nothing is optimized (largest difference, over the largest logit). Of the graph as written it is also
+told where codes first differ between a default session and one that optimizes nothing (`first_moved`): how many of the
+tensor's codes, and how far the moved ones' values were from the middle between two codes, in steps.
 """
 
 from __future__ import annotations
@@ -71,27 +74,37 @@ def own_pairs(source: Path, target: Path) -> None:
     onnx.save(model, str(target))
 
 
-def unsigned(source: Path, target: Path) -> None:
-    """Codes of the inputs from 0 to 255 where they went from -128 to 127."""
+def signed(source: Path, target: Path) -> None:
+    """Codes of the inputs from -128 to 127 where they went from 0 to 255."""
     model = onnx.load(str(source))
     zeros = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     for one in model.graph.initializer:
         if one.name in zeros:
             zero = numpy_helper.to_array(one)
-            assert zero.dtype == np.int8
-            assert not zero.any()
-            one.CopyFrom(numpy_helper.from_array(np.full(zero.shape, 128, np.uint8), one.name))
+            assert zero.dtype == np.uint8
+            assert (zero == 128).all()
+            one.CopyFrom(numpy_helper.from_array(np.zeros(zero.shape, np.int8), one.name))
     del model.graph.value_info[:]
     onnx.save(model, str(target))
 
 
-def opened(path: Path, work: Path, *, merges: bool = True, int8: bool = False) -> dict[str, Any]:
-    """Products of the optimized graph, and the logits of one text."""
+def texts() -> list[Any]:
+    """Token ids of a few texts, each ``(1, tokens)``."""
+    rng = np.random.default_rng(0)
+    return [np.arange(1, 13)[None], *(rng.integers(1, 120, (1, n)) for n in (7, 20, 40))]
+
+
+def opened(
+    path: Path, work: Path, *, merges: bool = True, int8: bool = False, optimized: bool = True
+) -> dict[str, Any]:
+    """Products of the optimized graph, and the logits of the texts."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(work / "optimized.onnx")
     if int8:
         options.add_session_config_entry("session.qdqisint8allowed", "1")
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         str(path),
         options,
@@ -99,39 +112,115 @@ def opened(path: Path, work: Path, *, merges: bool = True, int8: bool = False) -
         disabled_optimizers=[] if merges else [MERGES],
     )
     nodes = Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
-    ids = np.arange(1, 13, dtype=np.int64)[None]
-    (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     return {
         "integer_products": sum(nodes[name] for name in INTEGERS),
         "nodes": {name: nodes[name] for name in sorted(nodes) if "MatMul" in name or "QG" in name},
         "quantize_nodes": nodes["QuantizeLinear"],
-        "logits": logits,
+        "logits": [
+            session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+            for ids in texts()
+        ],
     }
+
+
+def away(found: list[Any], expected: list[Any]) -> list[float]:
+    """Of each text the largest difference of a logit, over the largest logit."""
+    return [
+        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True)
+    ]
+
+
+def codes_of(path: Path, *, optimized: bool) -> list[dict[str, tuple[Any, Any]]]:
+    """Of each text every quantized tensor: its values in steps of its scale, and its codes."""
+    model = onnx.load(str(path))
+    scales = {one.name: one for one in model.graph.initializer}
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for node in quantizers:
+        for name, kind in ((node.input[0], "FLOAT"), (node.output[0], "UINT8")):
+            told = onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), None)
+            model.graph.output.append(told)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [one.name for one in session.get_outputs()]
+    found = []
+    for ids in texts():
+        fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        values = dict(zip(names, session.run(names, fed), strict=True))
+        found.append(
+            {
+                node.input[0]: (
+                    values[node.input[0]] / numpy_helper.to_array(scales[node.input[1]]),
+                    values[node.output[0]],
+                )
+                for node in quantizers
+            }
+        )
+    return found
+
+
+def first_moved(path: Path) -> list[dict[str, Any] | None]:
+    """Of each text the first tensor whose codes are not those of the unoptimized graph."""
+    found: list[dict[str, Any] | None] = []
+    for plain, usual in zip(
+        codes_of(path, optimized=False), codes_of(path, optimized=True), strict=True
+    ):
+        moved = (
+            {
+                "tensor": name,
+                "codes": int(apart.sum()),
+                "of": int(apart.size),
+                "from_a_tie": float(np.abs(np.abs(steps - np.round(steps))[apart] - 0.5).max()),
+            }
+            for name, (steps, codes) in plain.items()
+            if (apart := codes != usual[name][1]).any()
+        )
+        found.append(next(moved, None))
+    return found
 
 
 def case(loaded: Loaded, fmt: str, work: Path) -> dict[str, Any]:
     """Every form of one format's graph under every kind of session."""
-    shared, ops = written(loaded, fmt, work)
-    forms = {"shared": shared, "own": work / "own.onnx"}
-    own_pairs(shared, forms["own"])
+    graph, ops = written(loaded, fmt, work)
+    forms = {"uint8": graph}
     if fmt == "w8a8-static":
-        forms["unsigned"] = work / "unsigned.onnx"
-        unsigned(shared, forms["unsigned"])
+        forms |= {"int8": work / "int8.onnx", "int8, own pairs": work / "own.onnx"}
+        signed(graph, forms["int8"])
+        own_pairs(forms["int8"], forms["int8, own pairs"])
     sessions: dict[str, dict[str, bool]] = {
         "default": {},
         "nothing merged": {"merges": False},
         "int8 allowed": {"int8": True},
+        "nothing optimized": {"optimized": False},
     }
-    rows = [
-        {"inputs": form, "session": name, **opened(path, work, **how)}
+    rows = {
+        (form, name): opened(path, work, **how)
         for form, path in forms.items()
         for name, how in sessions.items()
-    ]
-    first = rows[0]["logits"]
-    for row in rows:
-        away = np.abs(row.pop("logits") - first).max() / np.abs(first).max()
-        row["logits_away"] = float(away)
-    return {"format": fmt, "ops": ops, "rows": rows}
+    }
+    logits = {key: row.pop("logits") for key, row in rows.items()}
+    return {
+        "format": fmt,
+        "ops": ops,
+        "as_written": "uint8",
+        "first_moved": first_moved(graph),
+        "rows": [
+            {
+                "inputs": form,
+                "session": name,
+                **row,
+                "away_from_as_written": away(logits[form, name], logits["uint8", name]),
+                "away_from_unoptimized": away(
+                    logits[form, name], logits[form, "nothing optimized"]
+                ),
+            }
+            for (form, name), row in rows.items()
+        ],
+    }
 
 
 def main() -> None:

@@ -6,11 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import runner_cases as cases
 import torch
 
 import models_tiny
+import onnx_products
 from quantspectrum.artifacts import Evaluation, Manifest, read_artifact
 from quantspectrum.cli import main
 from quantspectrum.data.encode import encode_prompts
@@ -94,6 +96,23 @@ def test_integer_products_are_seen_of_the_profiles_ops_and_of_no_other(
     shapes = [base.model.get_submodule(op).weight.numel() for op in manifest.profile.ops]
     assert loaded.model.weight_bytes()["int8"] >= sum(shapes)
     assert "ONNX Runtime" in (why_not_dtype(loaded, asked=True) or "")
+
+
+def test_a_graph_of_int8_inputs_is_still_read(
+    variant: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    """Graphs were written so before; their logits are the same but for codes on a tie."""
+    before = tmp_path / "before"
+    shutil.copytree(variant[0], before)
+    onnx_products.store_inputs(variant[0] / "model.onnx", before / "model.onnx", np.int8(0))
+    old, new = (load_onnx_variant(cases.spec(one)).model for one in (before, variant[0]))
+    assert isinstance(old, OnnxModel)
+    assert isinstance(new, OnnxModel)
+    batch = models_tiny.text_batch((20, 9)).inputs
+    fed = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    expected = new(**fed).logits
+    assert (old(**fed).logits - expected).norm() < 0.05 * expected.norm()
+    assert sum(old.products().values()) == sum(new.products().values())
 
 
 def test_the_command_evaluates_an_onnx_variant_and_times_it(

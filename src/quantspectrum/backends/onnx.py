@@ -2,9 +2,9 @@
 
 PyTorch's exporter (``dynamo=True``, opset 18) makes the graph, whose metadata name the module of
 every node; ONNX Runtime's ``quantize_static`` puts QuantizeLinear and DequantizeLinear around the
-nodes of the profile's ops, and around no other: inputs per tensor and static, weights per channel
-and symmetric, outputs and biases untouched. Of a model that sees pictures it is the language model
-alone, from tokens to logits.
+nodes of the profile's ops, and around no other: inputs per tensor, static and stored as uint8,
+weights per channel and symmetric, outputs and biases untouched. Of a model that sees pictures it is
+the language model alone, from tokens to logits.
 """
 
 from __future__ import annotations
@@ -176,7 +176,12 @@ def write(task: Task, directory: Path) -> Written:
             versions={
                 name: version(name) for name in ("onnx", "onnxruntime", "onnxscript", "torch")
             },
-            settings={"reduce_range": reduce_range, "opset": graph.OPSET, "format": "QDQ"},
+            settings={
+                "reduce_range": reduce_range,
+                "opset": graph.OPSET,
+                "format": "QDQ",
+                "inputs": "uint8",
+            },
             notes=("ranges of inputs are those ONNX Runtime observed on the calibration samples",),
             loaders=LOADERS,
             seconds=time.perf_counter() - start,

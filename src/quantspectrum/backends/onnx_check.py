@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _DEQUANTIZE = "DequantizeLinear"
+_FAULT = "this is a fault of the backend: please report it"
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,20 @@ class QuantizedTensors:
         weight: Values of the weight, (outputs, inputs).
         steps: Scale of each output of it.
         scale: Scale of the input.
-        zero_point: Zero point of the input.
-        unsigned: Whether codes of the input go from 0 to 255.
+        zero_point: Zero point of the input, whose codes go from 0 to 255.
     """
 
     weight: Tensor
     steps: Tensor
     scale: float
     zero_point: int
-    unsigned: bool
 
 
 def quantized_tensors(path: Path, nodes: Mapping[str, str]) -> dict[str, QuantizedTensors]:
     """For each op what its quantized node computes with.
 
     Raises:
-        UserError: Other nodes are quantized than those of the ops.
+        UserError: Other nodes are quantized than those of the ops, or an input is not uint8.
     """
     graph = onnx.load(str(path)).graph
     _check_readers(graph, nodes)
@@ -76,12 +75,15 @@ def quantized_tensors(path: Path, nodes: Mapping[str, str]) -> dict[str, Quantiz
         floats = (codes.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
         act_zero = numpy_helper.to_array(values[inputs.input[2]])
+        if act_zero.dtype != np.uint8:
+            raise UserError(
+                f"the graph holds the input of {op} as {act_zero.dtype}, not uint8; {_FAULT}"
+            )
         found[op] = QuantizedTensors(
             steps=torch.from_numpy(np.array(scale).reshape(-1)),
             weight=torch.from_numpy(floats if transposed else floats.T.copy()),
             scale=float(numpy_helper.to_array(values[inputs.input[1]])),
             zero_point=int(act_zero),
-            unsigned=act_zero.dtype == np.uint8,
         )
     return found
 
@@ -94,7 +96,7 @@ def _check_readers(graph: Any, nodes: Mapping[str, str]) -> None:
         differing = sorted(set(reading) ^ set(nodes.values()))
         raise UserError(
             f"the graph has {len(reading)} quantized nodes where {len(nodes)} were planned, and "
-            f"{differing[0]} is none or one too many; this is a fault of the backend: please report it"
+            f"{differing[0]} is none or one too many; {_FAULT}"
         )
 
 
@@ -185,14 +187,26 @@ def graph_distances(
 
 def _plan(plan: OpPlan, tensors: QuantizedTensors) -> OpPlan:
     """The plan with the scale and zero point that the graph has."""
-    return replace(plan, input_range=_range(tensors), scale_dtype=torch.float32)
+    act = plan.format.activation
+    assert act is not None
+    low, high = _range(tensors, symmetric=act.symmetric)
+    return replace(plan, input_range=(low, high), scale_dtype=torch.float32)
 
 
-def _range(tensors: QuantizedTensors) -> tuple[float, float]:
-    """The range whose scale and zero point these are."""
-    if not tensors.unsigned:
-        return -127.5 * tensors.scale, 127.5 * tensors.scale
-    return -tensors.zero_point * tensors.scale, (255 - tensors.zero_point) * tensors.scale
+def _range(tensors: QuantizedTensors, *, symmetric: bool) -> tuple[float, float]:
+    """The range whose scale and zero point these are.
+
+    Symmetric codes are those of the format, from -128 to 127, plus 128.
+
+    Raises:
+        UserError: The zero point of symmetric codes is another.
+    """
+    scale, zero = tensors.scale, tensors.zero_point
+    if not symmetric:
+        return -zero * scale, (255 - zero) * scale
+    if zero != 128:
+        raise UserError(f"the graph has zero point {zero} where symmetric codes have 128; {_FAULT}")
+    return -127.5 * scale, 127.5 * scale
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from quantspectrum.backends.isolated import Task
@@ -130,7 +132,7 @@ def nodes_of(path: Path, ops: Iterable[str]) -> dict[str, str]:
 def quantize(
     task: Task, source: Path, target: Path, nodes: list[str], *, reduce_range: bool
 ) -> None:
-    """Write the graph with QDQ nodes around the named ones."""
+    """Write the graph with QDQ nodes around the named ones, all of whose inputs are uint8."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -173,15 +175,17 @@ def quantize(
                 "QuantizeBias": False,
             },
         )
-    _spare_others(target, nodes)
+    model = onnx.load(str(target), load_external_data=False)
+    _spare_others(model, nodes)
+    _store_unsigned(model)
+    onnx.save(model, str(target))
 
 
-def _spare_others(path: Path, nodes: Collection[str]) -> None:
+def _spare_others(model: Any, nodes: Collection[str]) -> None:
     """Give nodes that are not named the tensors that they read before.
 
     ONNX Runtime puts its pair of nodes before every reader of an input, also of ops that are kept.
     """
-    model = onnx.load(str(path), load_external_data=False)
     made_by = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.name in nodes or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -193,7 +197,28 @@ def _spare_others(path: Path, nodes: Collection[str]) -> None:
             pair = made_by.get(dequantize.input[0])
             if pair is not None:
                 node.input[index] = pair.input[0]
-    onnx.save(model, str(path))
+
+
+def _store_unsigned(model: Any) -> None:
+    """Store int8 inputs as uint8: their codes plus 128, with zero point 128 and the scale they had.
+
+    By default ONNX Runtime multiplies integers on x86 where the input is uint8; an int8 input that
+    several nodes read it dequantizes before. ``QUInt8`` with ``ActivationSymmetric`` gives zero
+    point 128 too, but the scale 2 max / 255 in place of max / 127, and 64 with ``reduce_range``.
+    """
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    zeros = {node.input[2] for node in quantizers}
+    signed = set()
+    for one in model.graph.initializer:
+        if one.name in zeros and one.data_type == onnx.TensorProto.INT8:
+            zero = numpy_helper.to_array(one)
+            assert not zero.any()
+            one.CopyFrom(numpy_helper.from_array(np.full(zero.shape, 128, np.uint8), one.name))
+            signed.add(one.name)
+    codes = {node.output[0] for node in quantizers if node.input[2] in signed}
+    for value in model.graph.value_info:
+        if value.name in codes:
+            value.type.tensor_type.elem_type = onnx.TensorProto.UINT8
 
 
 def feeds(batch: Batch, names: Sequence[str]) -> dict[str, Any]:

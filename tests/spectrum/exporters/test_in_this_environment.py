@@ -13,10 +13,13 @@ from compressed_tensors.quantization import QuantizationConfig, apply_quantizati
 from torch import Tensor, nn
 
 import models_tiny
+import onnx_products
 from quantspectrum.backends import compressed_tensors
 from quantspectrum.errors import UserError
 from quantspectrum.formats import Format, TensorScheme, preset
 from quantspectrum.simulation import OpPlan
+from quantspectrum.spectrum.exporters.assignment import Assignment, ExportedOp
+from quantspectrum.spectrum.exporters.graph import nodes_of_ops, read_nodes
 from spectrum.exporters.export_cases import MODELS, Case, make_case
 
 GROUPS = Format(name="w4a16-g32", weight=TensorScheme(bits=4, granularity="group", group_size=32))
@@ -146,8 +149,6 @@ def ops_quantized_in(path: Path, before: Path) -> tuple[set[str], set[str]]:
     """Modules whose node has a quantized weight, and those whose node has a quantized output."""
     import onnx
 
-    from quantspectrum.spectrum.exporters.graph import read_nodes
-
     module = {node.name: str(node.module) for node in read_nodes(before)}
     made = onnx.load(str(path)).graph
     source = {output: node for node in made.node for output in node.output}
@@ -173,6 +174,16 @@ def of_case(case: Case, name: str, modules: set[str]) -> set[str]:
     if name == "llama":
         return {module.removeprefix("wrapped.") for module in modules}
     return {module.replace("decoder.", "model.language_model.", 1) for module in modules}
+
+
+def _check_inputs(path: Path, fmt: Format, work: Path, *, ops: int) -> None:
+    """Inputs are uint8, those of symmetric formats around 128; products are of integers by default."""
+    zeros = {(str(zero.dtype), int(zero)) for _, zero in onnx_products.inputs_of(path).values()}
+    assert {kind for kind, _ in zeros} == {"uint8"}
+    assert fmt.activation is not None
+    assert (zeros == {("uint8", 128)}) is fmt.activation.symmetric
+    onnx_products.need_x86()
+    assert onnx_products.integer_products(path, work) == ops
 
 
 @pytest.mark.slow
@@ -206,6 +217,8 @@ def test_onnxruntime(fmt: Format, graph: tuple[str, Path], tmp_path: Path) -> No
     assert outputs == (modules if fmt.output is not None else set())
     made = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     assert made.run(None, feed)[0].shape == session.run(None, feed)[0].shape
+    if fmt.activation is not None:
+        _check_inputs(out, fmt, tmp_path, ops=len(wanted))
 
 
 @pytest.mark.slow
@@ -225,3 +238,27 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=match):
             case.export("onnxruntime", onnx=name)
+
+
+@pytest.mark.slow
+def test_a_convolution_under_the_name_of_its_batch_norm_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    model = nn.Sequential()
+    model.add_module("convolution", nn.Conv2d(3, 4, 3))
+    model.add_module("normalization", nn.BatchNorm2d(4))
+    op = ExportedOp(
+        name="convolution", type="Conv2d", shape=(4, 3, 3, 3), format=preset("w8a8-static")
+    )
+    for optimize in (True, False):
+        path = tmp_path / f"{optimize}.onnx"
+        torch.onnx.export(
+            model.eval(), (torch.zeros(1, 3, 8, 8),), str(path), dynamo=True, opset_version=18,
+            verbose=False, optimize=optimize,
+        )  # fmt: skip
+        asked = Assignment(profile="half", ops=(op,), kept=(), nodes=read_nodes(path))
+        if optimize:
+            with pytest.raises(UserError, match="export with optimize=False"):
+                nodes_of_ops(asked)
+        else:
+            assert nodes_of_ops(asked) == [node.name for node in asked.nodes or ()]
+            assert len(nodes_of_ops(asked)) == 1

@@ -19,6 +19,13 @@ __all__ = ["nodes_of_ops", "read_nodes"]
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _TYPES = ("MatMul", "Gemm", "Conv")
 
+_PART = "where it holds a part of the model, such as its language model, name that part with --component"
+_FOLDED = (
+    "torch.onnx.export folds a batch norm into the convolution before it and names the node after "
+    "the norm: export with optimize=False; where the graph holds a part of the model, name that part "
+    "with --component"
+)
+
 
 def read_nodes(path: Path) -> tuple[Node, ...]:
     """Every node of an ONNX file that an op may have become.
@@ -73,16 +80,17 @@ def nodes_of_ops(assignment: Assignment) -> list[str]:
     for op in assignment.ops:
         module = _find(op.name, modules)
         if module is None:
-            missing.append(op.name)
+            missing.append(op)
         elif module in chosen:
             raise UserError(_alike(op.name, chosen[module], module))
         else:
             chosen[module] = op.name
     if missing:
+        first = missing[0]
         raise UserError(
             f"{len(missing)} of {len(assignment.ops)} ops of profile {assignment.profile} are not in "
-            f"the ONNX graph, {missing[0]} first; where it holds a part of the model, such as its "
-            "language model, name that part with --component"
+            f"the ONNX graph, {first.name} first; "
+            + (_FOLDED if first.type.startswith("Conv") else _PART)
         )
     for name in assignment.kept:
         module = _find(name, modules)
