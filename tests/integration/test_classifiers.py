@@ -67,6 +67,30 @@ def test_an_image_classifier_goes_the_whole_way(
     assert said in text
 
 
+def test_a_classifier_as_a_graph_is_evaluated_by_onnx_runtime(
+    vit: Path, pictures: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs pip install 'quantspectrum[onnx]'")
+    pytest.importorskip("onnxscript", reason="needs pip install 'quantspectrum[onnx]'")
+    data = ("--data", f"jsonl:{pictures.parent / 'named.jsonl'}", *FEW)
+    out, graph = tmp_path / "run", tmp_path / "graph"
+    assert main(["run", str(vit), "--out", str(out), *data, "--format", "w8a8-static"]) == 0
+    chosen = ("--spectrum", str(out / "spectrum.json"), "--profile", "max", "--backend", "onnx")
+    assert main(["quantize", str(vit), *chosen, *data, "--out", str(graph)]) == 0
+    against = ("--baseline", str(out / "baseline/evaluation.json"))
+    record = tmp_path / "graph.json"
+    assert main(["evaluate", str(graph), *data, *against, "--out", str(record)]) == 0
+    found = read_artifact(record, Evaluation)
+    assert found.resources.kernel == "onnxruntime"
+    assert found.resources.matmuls is not None
+    assert any("uint8" in name for name in found.resources.matmuls)
+    assert found.accuracy is not None
+    simulated = read_artifact(out / "evaluations/max.json", Evaluation)
+    assert found.loss.loss == pytest.approx(simulated.loss.loss, rel=2e-3)
+    kl = found.fidelity[0].kl_mean.value
+    assert kl == pytest.approx(simulated.fidelity[0].kl_mean.value, rel=0.5)
+
+
 def test_a_text_classifier_goes_the_whole_way(tmp_path: Path) -> None:
     model = models_tiny.save(models_tiny.family("bert classifier"), tmp_path / "model")
     rows = [

@@ -1,4 +1,4 @@
-"""A variant that is an ONNX graph as a language model that everything here can measure.
+"""A variant that is an ONNX graph, as a model that everything here can measure.
 
 ONNX Runtime computes the logits; PyTorch holds nothing but what goes in and comes out. Graphs of
 backend ``onnx`` keep no keys and values: each further token is a pass over the whole text.
@@ -54,7 +54,7 @@ def need_onnxruntime() -> Any:
 
 
 class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """A graph of ``input_ids`` and ``attention_mask`` to logits, run by ONNX Runtime on the CPU.
+    """A graph of tokens, or of pictures alone, to logits, run by ONNX Runtime on the CPU.
 
     What ONNX Runtime does by default is measured; no option of its sessions changes the products.
     """
@@ -91,7 +91,7 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         **_: Any,
@@ -99,11 +99,15 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Logits of every position, ``(batch, tokens, vocabulary)``; padding may be on either side.
 
         The graph counts positions from the first column, so that padding on the left goes to the
-        right before, and what comes out goes back.
+        right before, and what comes out goes back. Of pictures alone, ``(batch, classes)``.
 
         Raises:
-            UserError: There is a picture, which no such graph takes.
+            UserError: There is a picture with a text, which no such graph takes.
         """
+        if input_ids is None:
+            assert pixel_values is not None
+            (classes,) = self.session.run(["logits"], {"pixel_values": pixel_values.numpy()})
+            return CausalLMOutput(logits=torch.from_numpy(classes))
         if pixel_values is not None:
             raise UserError(f"{self.path} takes text alone: give --data text:FILE")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
@@ -118,6 +122,13 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         logits = torch.from_numpy(found)
         back = (columns - shift) % mask.shape[1]
         return CausalLMOutput(logits=logits.gather(1, back[..., None].expand_as(logits)))
+
+    def _example(self) -> dict[str, Tensor]:
+        """Four tokens, or one picture of the one size that the graph takes."""
+        for one in self.session.get_inputs():
+            if one.name == "pixel_values":
+                return {"pixel_values": torch.zeros((1, *one.shape[1:]))}
+        return {"input_ids": torch.zeros((1, 4), dtype=torch.long)}
 
     def files(self) -> list[Path]:
         """The graph, and where its weights lie apart their file."""
@@ -137,16 +148,16 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return dict(sorted(sizes.items()))
 
     def products(self) -> dict[str, int]:
-        """Nodes that ONNX Runtime ran in a pass of four tokens, from its own profile.
+        """Nodes that ONNX Runtime ran in a pass of four tokens or one picture, from its own profile.
 
         Each is named with the type of its first input; ``MatMulIntegerToFloat``, ``QLinearMatMul``
         and ``DynamicQuantizeMatMul`` multiply integers, ``MatMul`` of float32 does not.
         """
-        ids = torch.zeros((1, 4), dtype=torch.long)
+        example = self._example()
         with tempfile.TemporaryDirectory() as work:
             usual, self.session = self.session, self._open(str(Path(work) / "profile"))
             try:
-                self(input_ids=ids)
+                self(**example)
                 events = json.loads(Path(self.session.end_profiling()).read_text("utf-8"))
             finally:
                 self.session = usual

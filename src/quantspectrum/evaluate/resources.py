@@ -60,7 +60,9 @@ def measure_resources(loaded: Loaded, *, load_s: float, plan: LatencyPlan) -> Re
         kernel=kernel_of(loaded),
         latency=tuple(measure_latency(loaded, plan, *point) for point in points),
         weight_bytes=by_type,
-        matmuls=matmuls_of(loaded) if loaded.takes_text else None,
+        matmuls=matmuls_of(loaded)
+        if loaded.takes_text or isinstance(loaded.model, OnnxModel)
+        else None,
         peak_host_bytes=peak_host_bytes(),
         peak_device_bytes=int(torch.cuda.max_memory_allocated(device))
         if device.type == "cuda"
