@@ -101,8 +101,6 @@ def open_files(args: Args) -> LazyModel:
     from quantspectrum.models.lazy import open_model
     from quantspectrum.models.loading import ModelSpec
 
-    if args.device_map is not None:
-        raise UserError("--stream loads no model to place: leave out --device-map")
     return open_model(ModelSpec(**spec_fields(args)))
 
 
@@ -116,11 +114,11 @@ def data_request(args: Args) -> DataRequest:
         calibration=args.calibration,
         samples=args.samples,
         eval_samples=args.eval_samples,
-        prompts=args.prompts,
         batch_size=args.batch_size,
         max_length=args.max_length,
-        max_new_tokens=args.max_new_tokens,
         seed=args.seed,
+        # Not every command answers anything.
+        **{name: getattr(args, name) for name in ("prompts", "max_new_tokens") if name in args},
     )
 
 

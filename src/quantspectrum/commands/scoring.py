@@ -121,7 +121,7 @@ def _check_lens_options(args: Args) -> None:
     """Refuse what another lens would not heed.
 
     Raises:
-        UserError: A native lens, an option that is the native lens's alone, or several formats.
+        UserError: A native lens, a metric, or several formats.
     """
     for lens in args.lens:
         if lens.partition(":")[0] == "native":
@@ -130,11 +130,6 @@ def _check_lens_options(args: Args) -> None:
             )
     if args.metric:
         raise UserError(_metric_and_lens(args.lens, args.metric))
-    native = ("attribute", "rescore", "memory_limit", "slots", "cut")
-    for name in native:
-        if getattr(args, name):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} is of the native lens; give --lens or {option}, not both")
     if len(set(args.format or ())) > 1:
         raise UserError("a lens scores one format a call; give --format once with --lens")
 
