@@ -49,7 +49,7 @@ DTYPE_NAMES = ("bfloat16", "float16", "float32")
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; each command's ``call`` is what carries it out."""
-    parser = OptionParser(
+    parser: argparse.ArgumentParser = OptionParser(
         prog="quantspectrum",
         description="Which ops quantization hurts, and what each step towards W8A8 costs and buys.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped early or incomplete.",

@@ -23,7 +23,8 @@ from quantspectrum.demo import model_dir
 pytestmark = pytest.mark.slow
 
 MODEL = str(model_dir())
-DATA = tuple(word for word in SMALL if word not in ("--format", "w8a8-static"))
+ANSWERS = ("--max-new-tokens", "24")
+DATA = tuple(word for word in SMALL if word not in ("--format", "w8a8-static", *ANSWERS))
 
 
 def report_of(run: Path) -> str:
@@ -32,7 +33,7 @@ def report_of(run: Path) -> str:
 
 def spectrum(run: Path, out: Path, budget: str, *more: str) -> list[str]:
     command = ["spectrum", report_of(run), "--out", str(out), "--max-quality", budget, "--quiet"]
-    return [*command, *DATA, *more]
+    return [*command, *DATA, *(ANSWERS if budget.startswith("accuracy") else ()), *more]
 
 
 def guard(run: Path, out: Path, *more: str) -> list[str]:

@@ -91,9 +91,9 @@ def test_a_report_for_each_metric_and_format(
     assert len({(r.lens, r.format.name) for r in made.values()}) == len(names)
 
 
-def test_every_option_reaches_the_scan(
-    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[native.NativeRequest]:
+    """What the native lens is asked, as it is."""
     asked: list[native.NativeRequest] = []
     own = native.score_ops
 
@@ -102,20 +102,33 @@ def test_every_option_reaches_the_scan(
         return own(loaded, table, request, step=step)
 
     monkeypatch.setattr("quantspectrum.stages.scoring.score_ops", noting)
+    return asked
+
+
+def test_every_option_reaches_the_scan(
+    command: Callable[..., list[str]], tmp_path: Path, asked: list[native.NativeRequest]
+) -> None:
     given = [
         *("--metric", "kl", "--base", "fallback", "--attribute", "--max-ops", "3"),
         *("--time-budget", "5m", "--confidence-batches", "1", "--rescore", "2", "--slots", "2"),
-        *("--memory-limit", "2MiB", "--probes", "3", "--cut", "half=50%", "--seed", "5"),
+        *("--memory-limit", "2MiB", "--cut", "half=50%", "--seed", "5"),
     ]
     assert main(command(*given)) == 0
     (request,) = asked
     assert (request.metrics, request.base, request.attribute) == (("kl",), "fallback", True)
     assert (request.max_ops, request.time_budget, len(request.selection)) == (3, 300.0, 1)
     assert (request.rescore, request.slots, request.memory_limit) == (2, 2, 2 * 2**20)
-    assert (request.probes, request.cuts, request.seed) == (3, (0.5,), 5)
+    assert (request.cuts, request.seed) == ((0.5,), 5)
     (report,) = reports(tmp_path).values()
     assert report.coverage.estimated == 11
     assert report.rescored is not None
+
+
+def test_probes_reach_the_traces(
+    command: Callable[..., list[str]], asked: list[native.NativeRequest]
+) -> None:
+    assert main(command("--metric", "hawq_v2", "--probes", "3")) == 0
+    assert [request.probes for request in asked] == [3]
 
 
 @pytest.mark.parametrize(

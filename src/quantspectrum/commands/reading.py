@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from quantspectrum.artifacts import Artifact, check_writable
+from quantspectrum.artifacts import Artifact, SensitivityReport, check_writable
 from quantspectrum.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "scoring_request",
     "show",
     "spec_fields",
+    "tell_loose_limits",
 ]
 
 DONE, INCOMPLETE = 0, 3
@@ -62,6 +64,22 @@ def coverage_line(report: Any) -> str:
         f"quantspectrum: INCOMPLETE: {report.lens}, {report.coverage.scored} of "
         f"{report.coverage.found} ops scored{told}, {skipped} skipped ({why})"
     )
+
+
+def tell_loose_limits(args: Args, report: SensitivityReport) -> None:
+    """Say on stderr which limits of a scan limited nothing."""
+    scanned = report.coverage.found - len(report.coverage.kept)
+    drawn = sum(data.samples for data in report.provenance.data if data.split == "selection")
+    used = max((op.n for op in report.ops), default=0)
+    loose = []
+    if args.max_ops is not None and args.max_ops >= scanned:
+        loose.append(f"--max-ops {args.max_ops} limited nothing: there are {scanned} candidates")
+    if args.confidence_batches is not None and used >= drawn:
+        loose.append(
+            f"--confidence-batches {args.confidence_batches} limited nothing: all {drawn} samples were used"
+        )
+    for sentence in loose:
+        print(f"quantspectrum: note: {sentence}", file=sys.stderr)
 
 
 def spec_fields(args: Args) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from quantspectrum.commands.reading import (
     ops_request,
     scoring_request,
     show,
+    tell_loose_limits,
 )
 from quantspectrum.errors import UserError
 from quantspectrum.progress import Reporter
@@ -91,6 +92,7 @@ def sensitivity(args: Args) -> int:
     for report in reports:
         if not report.complete:
             print(coverage_line(report), file=sys.stderr)
+    tell_loose_limits(args, reports[0])
     if args.json and len(reports) > 1:
         print(json.dumps([report.model_dump(mode="json") for report in reports], indent=1))
         return DONE if all(report.complete for report in reports) else INCOMPLETE
@@ -163,6 +165,7 @@ def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) 
         )
         if not report.complete:
             print(coverage_line(report), file=sys.stderr)
+        tell_loose_limits(args, report)
         complete = complete and report.complete
         _show_ranking(args, report, path)
         if stopped(report):

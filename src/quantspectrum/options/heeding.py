@@ -212,7 +212,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         options=("max_new_tokens",),
         commands=("spectrum",),
-        idle=lambda args: not args.max_quality.strip().startswith("accuracy"),
+        idle=lambda args: not (args.max_quality or "accuracy").strip().startswith("accuracy"),
         told="{option} is of answers, which a budget of accuracy alone looks at; leave {option} out",
     ),
     Rule(
@@ -221,6 +221,14 @@ RULES: tuple[Rule, ...] = (
         idle=_no_latency_budget,
         told="{option} holds the times that budgets of latency are over; give --budget "
         "NAME=latency:100% too, or leave {option} out",
+    ),
+    Rule(
+        options=("report",),
+        commands=("spectrum",),
+        idle=lambda args: len(args.report) > 1 and not args.budget and not args.keep,
+        told="reports after the first are recorded and change no profile: cuts quantize in the "
+        "format of the first; give --budget or --keep to mix formats",
+        note=True,
     ),
     Rule(
         options=("report",),
