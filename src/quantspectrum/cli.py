@@ -27,12 +27,12 @@ from quantspectrum.options import (
     cuts_options,
     data_options,
     export_options,
+    few,
     latency_options,
     lens_options,
     loading_options,
     measuring_options,
     ops_options,
-    positive,
     quality_options,
     scoring_options,
     seed,
@@ -189,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--report", metavar="FILE", help="its sensitivity report, to see how far damages add up"
     )
     one.add_argument(
-        "--rivals", type=positive, default=5, metavar="N", help="random rivals of each profile"
+        "--rivals", type=few, default=5, metavar="N", help="random rivals of each profile"
     )
     one.set_defaults(call=commands.guard)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.runs import SMALL, run_arguments
+from integration.runs import ANSWERS, DATA, run_arguments
 from quantspectrum.artifacts import (
     Guard,
     Manifest,
@@ -23,8 +23,6 @@ from quantspectrum.demo import model_dir
 pytestmark = pytest.mark.slow
 
 MODEL = str(model_dir())
-ANSWERS = ("--max-new-tokens", "24")
-DATA = tuple(word for word in SMALL if word not in ("--format", "w8a8-static", *ANSWERS))
 
 
 def report_of(run: Path) -> str:

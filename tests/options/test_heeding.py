@@ -121,7 +121,7 @@ NUMBERS = [
     (("agree", "a.json", "b.json"), "--seed", ("-1", "nan", str(2**32))),
     (QUANTIZE, "--smoothing", ("nan", "-0.1", "1.1", "inf")),
     *(
-        (SENSITIVITY, option, ("0", "-3", "nan", "1e3", "inf"))
+        (SENSITIVITY, option, ("0", "-3", "nan", "1e3", "inf", "1000000001"))
         for option in (
             *("--calibration", "--samples", "--eval-samples", "--batch-size", "--max-length"),
             *("--max-ops", "--confidence-batches", "--slots", "--probes"),
@@ -133,7 +133,7 @@ NUMBERS = [
         *("--max-new-tokens", "--latency-batch-size", "--latency-prompt-tokens"),
         "--benchmark-limit",
     )),
-    (("guard", "m", "--spectrum", "s", "--out", "a.json"), "--rivals", ("0", "-1", "nan")),
+    (("guard", "m", "--spectrum", "s", "--out", "a.json"), "--rivals", ("0", "-1", "nan", "1001")),
     (("latency", "m", "--out", "a.json"), "--repeats", ("0", "-1", "nan")),
 ]  # fmt: skip
 

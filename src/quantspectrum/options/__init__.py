@@ -17,7 +17,7 @@ from quantspectrum.options.spectra import (
     latency_options,
     quality_options,
 )
-from quantspectrum.options.values import OptionParser, positive, seed
+from quantspectrum.options.values import OptionParser, few, positive, seed
 from quantspectrum.options.variants import backend_options, measuring_options, writing_options
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "cuts_options",
     "data_options",
     "export_options",
+    "few",
     "latency_options",
     "lens_options",
     "loading_options",

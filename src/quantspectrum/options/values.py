@@ -11,6 +11,7 @@ from quantspectrum.sensitivity import METRICS
 __all__ = [
     "OptionParser",
     "count",
+    "few",
     "given",
     "group_of_options",
     "metric",
@@ -18,6 +19,8 @@ __all__ = [
     "seed",
     "share",
 ]
+
+_MOST = 10**9
 
 _GIVEN = "given"
 """Where a parsed command line keeps the names of what was given though it has a default."""
@@ -95,10 +98,20 @@ def count(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """An integer of 1 or more."""
+    """An integer of 1 or more, and not absurdly many."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    if value > _MOST:
+        raise argparse.ArgumentTypeError(f"{value} is above {_MOST}")
+    return value
+
+
+def few(text: str) -> int:
+    """An integer from 1 to 1000, of what takes time and memory each."""
+    value = positive(text)
+    if value > 1000:
+        raise argparse.ArgumentTypeError(f"{value} is above 1000")
     return value
 
 
