@@ -142,6 +142,7 @@ def test_probes_reach_the_traces(
         (["--base", "isolate", "--base", "fallback"], "a report is of one base"),
         (["--metric", "visibility", "--base", "fallback"], "use --base isolate"),
         (["--rescore", "2"], "give --base fallback"),
+        (["--base", "fallback", "--rescore", "8"], "--rescore 8 restores all 8 groups"),
         (["--metric", "sqnr", "--max-ops", "2"], "sqnr measures all ops at once"),
         (["--metric", "hawq_v2", "--attribute"], "hawq_v2 measures all ops at once"),
     ],
@@ -154,6 +155,29 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     given = joined if len(more) % 2 == 0 else [*joined, more[-1]]
     assert message in fails(command(*given))
     assert list(tmp_path.glob("*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "notes"),
+    [
+        (("--max-ops", "14"), ["--max-ops 14 limited nothing: there are 14 candidates"]),
+        (
+            ("--confidence-batches", "2"),
+            ["--confidence-batches 2 limited nothing: all 4 samples were used"],
+        ),
+        (("--max-ops", "13", "--confidence-batches", "1"), []),
+        (("--lens", "heuristic:size"), []),
+    ],
+)
+def test_a_limit_that_limits_nothing_is_told(
+    command: Callable[..., list[str]],
+    more: tuple[str, ...],
+    notes: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(command(*more)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
+    assert lines == [f"quantspectrum: note: {note}" for note in notes]
 
 
 def test_a_second_ranking_without_its_base_is_refused_in_a_run_too(
