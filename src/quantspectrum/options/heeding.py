@@ -111,12 +111,14 @@ def _draws_nothing(args: Args) -> bool:
 
 
 def _writes_no_text(args: Args) -> bool:
+    from quantspectrum.evaluate.onnx_model import is_onnx_variant
     from quantspectrum.models import adapter_for
     from quantspectrum.models.files import check_directory
     from quantspectrum.models.loading import ModelSpec, load_config
 
     spec = ModelSpec(**{name: getattr(args, name) for name in ModelSpec.__dataclass_fields__})
-    check_directory(spec.model, spec.gguf_file)
+    if not is_onnx_variant(spec.model):
+        check_directory(spec.model, spec.gguf_file)
     return adapter_for(load_config(spec)).task not in ("causal-lm", "image-text-to-text")
 
 
