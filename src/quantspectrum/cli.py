@@ -18,20 +18,24 @@ from quantspectrum import __version__, commands
 from quantspectrum.errors import UserError
 from quantspectrum.formats import PRESETS
 from quantspectrum.options import (
+    OptionParser,
+    answer_options,
     backend_options,
     budget_options,
+    check_heeded,
     common_options,
     cuts_options,
     data_options,
     export_options,
+    few,
     latency_options,
     lens_options,
     loading_options,
     measuring_options,
     ops_options,
-    positive,
     quality_options,
     scoring_options,
+    seed,
     tracking_options,
     writing_options,
 )
@@ -45,13 +49,13 @@ DTYPE_NAMES = ("bfloat16", "float16", "float32")
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; each command's ``call`` is what carries it out."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = OptionParser(
         prog="quantspectrum",
         description="Which ops quantization hurts, and what each step towards W8A8 costs and buys.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped early or incomplete.",
     )
     parser.add_argument("--version", action="version", version=f"quantspectrum {__version__}")
-    sub = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     loading, data, ops, scoring = (
         loading_options(),
         data_options(),
@@ -72,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         "run",
         parents=[
             *(loading, data, ops, scoring, cuts, budget, quality, backend),
-            *(tracking_options(), common),
+            *(answer_options(), tracking_options(), common),
         ],
         help="all stages into one directory; run again to go on",
         description="Baseline, sensitivity, spectrum, checkpoints, evaluations and report of a model, all below "
@@ -99,7 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = sub.add_parser(
         "spectrum",
-        parents=[cuts, budget, quality, loading_options(optional=True), data, common],
+        parents=[
+            *(cuts, budget, quality, loading_options(optional=True), data),
+            *(answer_options(prompts=False), common),
+        ],
         help="turn reports into profiles",
         description="Turn sensitivity reports into profiles. Nothing is loaded or measured, but for --max-quality, "
         "which needs --model and writes its trials to FILE.quality.json.",
@@ -149,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = sub.add_parser(
         "evaluate",
-        parents=[loading, data, measuring_options(), common],
+        parents=[loading, data, answer_options(), measuring_options(), common],
         help="measure a model or a variant",
         description="Measure a model or a variant on held-out samples: the record at --out, its predictions in "
         ".predictions.safetensors beside it. Losses are in nats per token.",
@@ -182,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--report", metavar="FILE", help="its sensitivity report, to see how far damages add up"
     )
     one.add_argument(
-        "--rivals", type=positive, default=5, metavar="N", help="random rivals of each profile"
+        "--rivals", type=few, default=5, metavar="N", help="random rivals of each profile"
     )
     one.set_defaults(call=commands.guard)
 
@@ -203,7 +210,7 @@ def build_parser() -> argparse.ArgumentParser:
         "reports", metavar="REPORT", nargs="+", help="sensitivity reports of one model"
     )
     one.add_argument("--out", metavar="FILE", help="record to write, FILE.json")
-    one.add_argument("--seed", type=int, default=0, help="seed of the resampling")
+    one.add_argument("--seed", type=seed, default=0, help="seed of the resampling")
     one.set_defaults(call=commands.agree)
 
     one = sub.add_parser("truth", parents=[common], help="hold rankings against held-out damage")
@@ -243,6 +250,7 @@ def _carry_out(argv: Sequence[str] | None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
+        check_heeded(args)
         return int(args.call(args))
     except UserError as error:
         if args.debug:

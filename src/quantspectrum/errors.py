@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["UserError", "in_one_line"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["UserError", "in_one_line", "told_when_full"]
 
 
 class UserError(ValueError):
@@ -21,3 +24,27 @@ def in_one_line(told: object, limit: int = 300) -> str:
         line = line[: limit - 2]
         line = line[: line.rfind(" ")] + " …" if " " in line else line + "…"
     return line.rstrip(".")
+
+
+_FULL = ("out of memory", "allocate memory", "not enough memory", "size calculation overflow")
+
+
+@contextmanager
+def told_when_full(what: str, advice: str) -> Iterator[None]:
+    """Tell the user in one sentence what is too large, and what to do.
+
+    Args:
+        what: What was asked for, in the plural.
+        advice: What to ask for instead.
+
+    Raises:
+        UserError: There is no memory for it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU torch raises a bare RuntimeError.
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(full in text for full in _FULL):
+            raise
+        raise UserError(f"{what} do not fit into memory; {advice}") from None

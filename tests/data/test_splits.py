@@ -222,6 +222,7 @@ def test_too_few_samples_are_counted_in_the_error() -> None:
         (("all",), (0, 0, 0), "not usable"),
         (("all",), (1, -1, 1), "not usable"),
         (("demo", "all"), (1, 1, 1), "without other data sources"),
+        (("demo",), (1, 100_001, 1), "demo draws at most 100000 scenes a split, not 100001"),
     ],
 )
 def test_what_cannot_be_split_is_told(

@@ -154,3 +154,11 @@ def test_what_is_wrong_with_a_graph_is_told(variant: tuple[Path, Manifest], tmp_
         load_onnx_variant(cases.spec(broken))
     with pytest.raises(UserError, match="leave out --device"):
         load_onnx_variant(replace(cases.spec(variant[0]), device="cuda"))
+
+
+@pytest.mark.parametrize("option", [{"device_map": "auto"}, {"gguf_file": "a.gguf"}])
+def test_a_graph_takes_no_other_weights_and_no_device_map(
+    option: dict[str, str], variant: tuple[Path, Manifest]
+) -> None:
+    with pytest.raises(UserError, match="leave out --device-map and --gguf-file"):
+        load_onnx_variant(replace(cases.spec(variant[0]), **option))

@@ -40,24 +40,29 @@ from quantspectrum.stages import lens_paths
 PROFILES = ("mild", "medium", "aggressive", "max")
 
 _DEVICE = ("--device", "cpu", "--quiet")
-_DATA = (
-    *("--calibration", "2", "--samples", "2", "--eval-samples", "2", "--batch-size", "2"),
-    *("--max-length", "128", "--max-new-tokens", "4"),
-)
+_DRAWN = ("--calibration", "2", "--samples", "2", "--eval-samples", "2", "--max-length", "128")
+_DATA = (*_DRAWN, "--batch-size", "2")
+_ANSWERS = ("--max-new-tokens", "4")
 
 ADDED: dict[str, tuple[str, ...]] = {
     "run": (*_DEVICE, *_DATA),
     "ops": _DEVICE,
     "sensitivity": (*_DEVICE, *_DATA),
-    "spectrum": (*_DEVICE, *_DATA),
+    "spectrum": ("--quiet",),
     "guard": (*_DEVICE, *_DATA),
     "latency": (*_DEVICE, "--repeats", "2"),
     "agree": ("--quiet",),
-    "quantize": (*_DEVICE, *_DATA),
+    "quantize": _DEVICE,
     "check": (),
     "evaluate": (*_DEVICE, *_DATA),
 }
 """Every command that is run, and what is added so that it takes seconds."""
+
+ADDED_WITH: dict[tuple[str, str], tuple[str, ...]] = {
+    ("spectrum", "--max-quality"): ("--device", "cpu", *_DATA),
+    ("quantize", "--data"): _DRAWN,
+}
+"""What is added besides, to a command with an option without which it would do nothing."""
 
 MODELS = (
     "MODEL",
@@ -121,7 +126,11 @@ def runnable(command: list[str], stand_ins: dict[str, Path]) -> list[str]:
     """What is given to the command line in place of what is shown."""
     name, *rest = command[1:]
     assert name in ADDED, f"tests/integration/test_docs.py does not know {shlex.join(command)}"
-    return [name, *(str(stand_ins.get(word, word)) for word in rest), *ADDED[name]]
+    more = [added for (of, option), added in ADDED_WITH.items() if of == name and option in rest]
+    if name in ("run", "evaluate") and not any("vit" in word or "yolos" in word for word in rest):
+        more.append(_ANSWERS)  # Those of these two names write no text.
+    given = (str(stand_ins.get(word, word)) for word in rest)
+    return [name, *given, *ADDED[name], *(word for added in more for word in added)]
 
 
 ENVIRONMENTS = {"inc": "inc", "modelopt": "modelopt", "autoround": "inc-autoround"}

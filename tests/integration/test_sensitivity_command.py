@@ -91,9 +91,9 @@ def test_a_report_for_each_metric_and_format(
     assert len({(r.lens, r.format.name) for r in made.values()}) == len(names)
 
 
-def test_every_option_reaches_the_scan(
-    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[native.NativeRequest]:
+    """What the native lens is asked, as it is."""
     asked: list[native.NativeRequest] = []
     own = native.score_ops
 
@@ -102,20 +102,33 @@ def test_every_option_reaches_the_scan(
         return own(loaded, table, request, step=step)
 
     monkeypatch.setattr("quantspectrum.stages.scoring.score_ops", noting)
+    return asked
+
+
+def test_every_option_reaches_the_scan(
+    command: Callable[..., list[str]], tmp_path: Path, asked: list[native.NativeRequest]
+) -> None:
     given = [
         *("--metric", "kl", "--base", "fallback", "--attribute", "--max-ops", "3"),
         *("--time-budget", "5m", "--confidence-batches", "1", "--rescore", "2", "--slots", "2"),
-        *("--memory-limit", "2MiB", "--probes", "3", "--cut", "half=50%", "--seed", "5"),
+        *("--memory-limit", "2MiB", "--cut", "half=50%", "--seed", "5"),
     ]
     assert main(command(*given)) == 0
     (request,) = asked
     assert (request.metrics, request.base, request.attribute) == (("kl",), "fallback", True)
     assert (request.max_ops, request.time_budget, len(request.selection)) == (3, 300.0, 1)
     assert (request.rescore, request.slots, request.memory_limit) == (2, 2, 2 * 2**20)
-    assert (request.probes, request.cuts, request.seed) == (3, (0.5,), 5)
+    assert (request.cuts, request.seed) == ((0.5,), 5)
     (report,) = reports(tmp_path).values()
     assert report.coverage.estimated == 11
     assert report.rescored is not None
+
+
+def test_probes_reach_the_traces(
+    command: Callable[..., list[str]], asked: list[native.NativeRequest]
+) -> None:
+    assert main(command("--metric", "hawq_v2", "--probes", "3")) == 0
+    assert [request.probes for request in asked] == [3]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +142,7 @@ def test_every_option_reaches_the_scan(
         (["--base", "isolate", "--base", "fallback"], "a report is of one base"),
         (["--metric", "visibility", "--base", "fallback"], "use --base isolate"),
         (["--rescore", "2"], "give --base fallback"),
+        (["--base", "fallback", "--rescore", "8"], "--rescore 8 restores all 8 groups"),
         (["--metric", "sqnr", "--max-ops", "2"], "sqnr measures all ops at once"),
         (["--metric", "hawq_v2", "--attribute"], "hawq_v2 measures all ops at once"),
     ],
@@ -141,6 +155,29 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     given = joined if len(more) % 2 == 0 else [*joined, more[-1]]
     assert message in fails(command(*given))
     assert list(tmp_path.glob("*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "notes"),
+    [
+        (("--max-ops", "14"), ["--max-ops 14 limited nothing: there are 14 candidates"]),
+        (
+            ("--confidence-batches", "2"),
+            ["--confidence-batches 2 limited nothing: all 4 samples were used"],
+        ),
+        (("--max-ops", "13", "--confidence-batches", "1"), []),
+        (("--lens", "heuristic:size"), []),
+    ],
+)
+def test_a_limit_that_limits_nothing_is_told(
+    command: Callable[..., list[str]],
+    more: tuple[str, ...],
+    notes: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(command(*more)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
+    assert lines == [f"quantspectrum: note: {note}" for note in notes]
 
 
 def test_a_second_ranking_without_its_base_is_refused_in_a_run_too(

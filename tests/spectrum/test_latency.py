@@ -143,13 +143,28 @@ def test_the_command_writes_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(out.read_text())["kind"] == "latency"
 
 
-@pytest.mark.parametrize("rows", ["", "0", "1,", "a", "-1", "1.5", "1 2"])
+@pytest.mark.parametrize("rows", ["", "0", "1,", "a", "-1", "1.5", "1 2", "nan", "1000000000"])
 def test_rows_of_another_form_are_refused(
     tmp_path: Path, rows: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "l.json")
     assert main(["latency", "MODEL", "--out", out, f"--rows={rows}"]) == 1
-    assert "give counts of 1 or more" in capsys.readouterr().err
+    assert "give counts from 1 to 999999999" in capsys.readouterr().err
+
+
+def test_rows_that_do_not_fit_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr("quantspectrum.spectrum.latency._entry", full)
+    directory = models_tiny.save(models_tiny.causal_lm(), tmp_path / "model")
+    out = tmp_path / "l.json"
+    command = ["latency", str(directory), "--device", "cpu", "--quiet", "--out", str(out)]
+    assert main([*command, "--rows", "999999999"]) == 1
+    assert "999999999 rows of inputs do not fit into memory" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.gpu

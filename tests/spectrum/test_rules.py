@@ -35,7 +35,14 @@ def test_budgets_are_read_exactly(rule: str, budget: dict[str, object]) -> None:
     [
         *("", "b", "b=", "b=bytes", "b=bytes:"),
         *("b=bytes:0%", "b=bytes:101%", "b=bytes:-5%", "b=bytes:much", "b=bytes:nan%"),
-        *("b=damage:5%", "b=damage:-1", "b=damage:nan", "b=damage:inf", "b=damage:"),
+        *(
+            "b=damage:5%",
+            "b=damage:-1",
+            "b=damage:nan",
+            "b=damage:inf",
+            "b=damage:1e400",
+            "b=damage:",
+        ),
         *("b=time:5ms", "b=time:1", "b=latency:5", "b=latency:5m", "b=latency:80%@", "b=ram:5%"),
         *("b=latency:80%@0", "b=latency:80%@1.5", "b=bytes:60%@1", "b=latency:0ms", "b=60%"),
     ],

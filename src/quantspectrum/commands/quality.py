@@ -48,8 +48,6 @@ def budget_of(args: Args) -> QualityBudget | None:
     from quantspectrum.stages import check_name
 
     if args.max_quality is None:
-        if args.model is not None or args.confident:
-            raise UserError("--model and --confident are for --max-quality; give a budget too")
         return None
     budget = parse_budget(args.max_quality, confident=args.confident)
     check_name(args.quality_name)

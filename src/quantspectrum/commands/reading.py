@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from quantspectrum.artifacts import Artifact, check_writable
+from quantspectrum.artifacts import Artifact, SensitivityReport, check_writable
 from quantspectrum.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "scoring_request",
     "show",
     "spec_fields",
+    "tell_loose_limits",
 ]
 
 DONE, INCOMPLETE = 0, 3
@@ -62,6 +64,22 @@ def coverage_line(report: Any) -> str:
         f"quantspectrum: INCOMPLETE: {report.lens}, {report.coverage.scored} of "
         f"{report.coverage.found} ops scored{told}, {skipped} skipped ({why})"
     )
+
+
+def tell_loose_limits(args: Args, report: SensitivityReport) -> None:
+    """Say on stderr which limits of a scan limited nothing."""
+    scanned = report.coverage.found - len(report.coverage.kept)
+    drawn = sum(data.samples for data in report.provenance.data if data.split == "selection")
+    used = max((op.n for op in report.ops), default=0)
+    loose = []
+    if args.max_ops is not None and args.max_ops >= scanned:
+        loose.append(f"--max-ops {args.max_ops} limited nothing: there are {scanned} candidates")
+    if args.confidence_batches is not None and used >= drawn:
+        loose.append(
+            f"--confidence-batches {args.confidence_batches} limited nothing: all {drawn} samples were used"
+        )
+    for sentence in loose:
+        print(f"quantspectrum: note: {sentence}", file=sys.stderr)
 
 
 def spec_fields(args: Args) -> dict[str, Any]:
@@ -101,8 +119,6 @@ def open_files(args: Args) -> LazyModel:
     from quantspectrum.models.lazy import open_model
     from quantspectrum.models.loading import ModelSpec
 
-    if args.device_map is not None:
-        raise UserError("--stream loads no model to place: leave out --device-map")
     return open_model(ModelSpec(**spec_fields(args)))
 
 
@@ -116,11 +132,11 @@ def data_request(args: Args) -> DataRequest:
         calibration=args.calibration,
         samples=args.samples,
         eval_samples=args.eval_samples,
-        prompts=args.prompts,
         batch_size=args.batch_size,
         max_length=args.max_length,
-        max_new_tokens=args.max_new_tokens,
         seed=args.seed,
+        # Not every command answers anything.
+        **{name: getattr(args, name) for name in ("prompts", "max_new_tokens") if name in args},
     )
 
 

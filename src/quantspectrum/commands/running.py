@@ -17,6 +17,7 @@ from quantspectrum.commands.reading import (
     scoring_request,
     show,
     spec_fields,
+    tell_loose_limits,
 )
 from quantspectrum.errors import UserError
 from quantspectrum.progress import Reporter
@@ -81,6 +82,8 @@ def _execute(args: Args, request: RunRequest) -> int:
     incomplete = [report for report in reports if not report.complete]
     for report in incomplete:
         print(coverage_line(report), file=sys.stderr)
+    if args.command == "run":
+        tell_loose_limits(args, reports[0])
     for blind in dict.fromkeys(filter(None, map(blind_sentence, reports))):
         print(f"quantspectrum: {blind}", file=sys.stderr)
     show(

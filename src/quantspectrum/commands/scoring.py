@@ -20,6 +20,7 @@ from quantspectrum.commands.reading import (
     ops_request,
     scoring_request,
     show,
+    tell_loose_limits,
 )
 from quantspectrum.errors import UserError
 from quantspectrum.progress import Reporter
@@ -91,6 +92,7 @@ def sensitivity(args: Args) -> int:
     for report in reports:
         if not report.complete:
             print(coverage_line(report), file=sys.stderr)
+    tell_loose_limits(args, reports[0])
     if args.json and len(reports) > 1:
         print(json.dumps([report.model_dump(mode="json") for report in reports], indent=1))
         return DONE if all(report.complete for report in reports) else INCOMPLETE
@@ -121,7 +123,7 @@ def _check_lens_options(args: Args) -> None:
     """Refuse what another lens would not heed.
 
     Raises:
-        UserError: A native lens, an option that is the native lens's alone, or several formats.
+        UserError: A native lens, a metric, or several formats.
     """
     for lens in args.lens:
         if lens.partition(":")[0] == "native":
@@ -130,11 +132,6 @@ def _check_lens_options(args: Args) -> None:
             )
     if args.metric:
         raise UserError(_metric_and_lens(args.lens, args.metric))
-    native = ("attribute", "rescore", "memory_limit", "slots", "cut")
-    for name in native:
-        if getattr(args, name):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} is of the native lens; give --lens or {option}, not both")
     if len(set(args.format or ())) > 1:
         raise UserError("a lens scores one format a call; give --format once with --lens")
 
@@ -168,6 +165,7 @@ def _lenses(args: Args, base: Literal["isolate", "fallback"] | None, out: Path) 
         )
         if not report.complete:
             print(coverage_line(report), file=sys.stderr)
+        tell_loose_limits(args, report)
         complete = complete and report.complete
         _show_ranking(args, report, path)
         if stopped(report):

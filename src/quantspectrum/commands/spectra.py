@@ -96,6 +96,6 @@ def latency(args: Args) -> int:
 
 
 def _rows(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9][0-9]*(,[1-9][0-9]*)*", text):
-        raise UserError(f"--rows {text!r}: give counts of 1 or more, such as 1,128")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", text):
+        raise UserError(f"--rows {text!r}: give counts from 1 to 999999999, such as 1,128")
     return tuple(sorted({int(count) for count in text.split(",")}))

@@ -19,6 +19,9 @@ from quantspectrum.errors import UserError
 
 __all__ = ["Splits", "check_disjoint", "identity", "make_splits"]
 
+MOST_SCENES = 100_000
+"""Scenes of the demo a split at most: each is a picture in memory."""
+
 SplitName = Literal["calibration", "selection", "evaluation", "prompts"]
 _NAMES: tuple[Literal["calibration", "selection", "evaluation"], ...] = (
     "calibration",
@@ -139,6 +142,11 @@ def _demo(specs: Sequence[str], sizes: tuple[int, ...], seed: int) -> list[tuple
     if len(set(specs)) > 1:
         raise UserError(
             "demo has splits of its own and cannot be mixed; give it without other data sources"
+        )
+    if max(sizes) > MOST_SCENES:
+        raise UserError(
+            f"demo draws at most {MOST_SCENES} scenes a split, not {max(sizes)}; ask for fewer (--calibration, "
+            "--samples, --eval-samples)"
         )
     from quantspectrum.demo.samples import demo_samples
 

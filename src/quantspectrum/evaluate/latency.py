@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from quantspectrum.artifacts import DecodeLatency
+from quantspectrum.errors import told_when_full
 from quantspectrum.models.loading import Loaded
 
 __all__ = ["LatencyPlan", "forget_pictures", "measure_latency"]
@@ -46,7 +47,26 @@ def measure_latency(
     Every repeat prefills ``prompt_tokens`` arbitrary tokens, then feeds the likeliest token back
     ``new_tokens`` times with the cache; a model that keeps none computes the whole text again for
     each. One repeat before them warms up and is not counted.
+
+    Raises:
+        UserError: The prompts do not fit into memory.
     """
+    what = f"{batch_size} prompts of {prompt_tokens} tokens"
+    with told_when_full(what, "give smaller --latency-batch-size or --latency-prompt-tokens"):
+        prefills, steps = _repeats(loaded, plan, batch_size, prompt_tokens)
+    return DecodeLatency(
+        batch_size=batch_size,
+        prompt_tokens=prompt_tokens,
+        new_tokens=plan.new_tokens,
+        repeats=plan.repeats,
+        prefill_ms=statistics.median(prefills),
+        per_token_ms=statistics.median(steps),
+    )
+
+
+def _repeats(
+    loaded: Loaded, plan: LatencyPlan, batch_size: int, prompt_tokens: int
+) -> tuple[list[float], list[float]]:
     vocabulary = loaded.config.get_text_config().vocab_size
     ids = torch.arange(batch_size * prompt_tokens, device=loaded.device) * 7919 % vocabulary
     ids = ids.reshape(batch_size, prompt_tokens)
@@ -56,14 +76,7 @@ def measure_latency(
         if repeat:
             prefills.append(prefill_ms)
             steps.append(step_ms)
-    return DecodeLatency(
-        batch_size=batch_size,
-        prompt_tokens=prompt_tokens,
-        new_tokens=plan.new_tokens,
-        repeats=plan.repeats,
-        prefill_ms=statistics.median(prefills),
-        per_token_ms=statistics.median(steps),
-    )
+    return prefills, steps
 
 
 def _one_pass(loaded: Loaded, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:

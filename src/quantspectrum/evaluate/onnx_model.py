@@ -184,6 +184,11 @@ def load_onnx_variant(spec: ModelSpec) -> Loaded:
         raise UserError(
             f"{spec.model} is an ONNX graph in float32, run on the CPU: leave out --device and --dtype"
         )
+    if spec.device_map is not None or spec.gguf_file is not None:
+        raise UserError(
+            f"{spec.model} is an ONNX graph, whose weights are not spread or replaced: leave out "
+            "--device-map and --gguf-file"
+        )
     if not (directory / "manifest.json").is_file():
         raise UserError(
             f"{spec.model} holds an ONNX graph but no manifest.json; variants are written by "

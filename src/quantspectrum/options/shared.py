@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from quantspectrum.options.values import group_of_options, positive
+from quantspectrum.options.values import group_of_options, positive, seed
 
-__all__ = ["common_options", "data_options", "loading_options", "ops_options", "tracking_options"]
+__all__ = [
+    "answer_options",
+    "common_options",
+    "data_options",
+    "loading_options",
+    "ops_options",
+    "tracking_options",
+]
 
 
 def common_options() -> argparse.ArgumentParser:
@@ -70,7 +77,7 @@ def data_options() -> argparse.ArgumentParser:
         help="coco:FILE, text:FILE, jsonl:FILE, pope:FILE, hub:ID[:SPLIT], images:DIR or demo; "
         "again to mix (default: demo, for models that see images)",
     )
-    add("--images", metavar="DIR", help="folder of the pictures a COCO file names")
+    add("--images", metavar="DIR", help="folder of the pictures that a file names")
     add(
         "--calibration",
         type=positive,
@@ -92,7 +99,6 @@ def data_options() -> argparse.ArgumentParser:
         metavar="N",
         help="samples that figures are taken on (default: 64)",
     )
-    add("--prompts", metavar="FILE", help="YAML or JSONL file of prompts to answer")
     add(
         "--batch-size",
         type=positive,
@@ -108,13 +114,24 @@ def data_options() -> argparse.ArgumentParser:
         help="longest sample, in tokens (default: 1024)",
     )
     add(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the draw of samples (default: 0)"
+    )
+    return group
+
+
+def answer_options(*, prompts: bool = True) -> argparse.ArgumentParser:
+    """What is answered, and at what length; without ``prompts`` the samples alone are."""
+    group = group_of_options()
+    add = group.add_argument
+    if prompts:
+        add("--prompts", metavar="FILE", help="YAML or JSONL file of prompts to answer")
+    add(
         "--max-new-tokens",
         type=positive,
         default=48,
         metavar="N",
         help="longest answer, in tokens (default: 48)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="seed of the draw of samples (default: 0)")
     return group
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantspectrum.artifacts import AbsentKernel, LatencyEntry, LatencyTable, Op
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, told_when_full
 from quantspectrum.formats import Format
 from quantspectrum.models.loading import Loaded
 from quantspectrum.provenance import Stopwatch
@@ -60,7 +60,7 @@ def measure_latency(
         progress: Given the number of steps, returns what is called after each.
 
     Raises:
-        UserError: There is no candidate.
+        UserError: There is no candidate, or there are more rows than memory holds.
     """
     if not candidates:
         raise UserError("no op is a candidate; widen --include")
@@ -75,7 +75,8 @@ def measure_latency(
     for shape in shapes:
         for count in rows:
             for fmt in asked:
-                made = _entry(shape, count, fmt, dtype, timer)
+                with told_when_full(f"{count} rows of inputs", "give fewer --rows"):
+                    made = _entry(shape, count, fmt, dtype, timer)
                 (entries if isinstance(made, LatencyEntry) else absent).append(made)  # type: ignore[arg-type]
                 step()
     return LatencyTable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,8 +136,10 @@ def _limit(kind: str, amount: str) -> Fraction | None:
 
 
 def _number(text: str) -> Fraction | None:
-    """The number exactly as it is written."""
-    return Fraction(text.strip()) if _NUMBER.fullmatch(text.strip()) else None
+    """The number exactly as it is written; none that a float cannot be as large as."""
+    if not _NUMBER.fullmatch(text.strip()) or not math.isfinite(float(text)):
+        return None
+    return Fraction(text.strip())
 
 
 def parse_keeps(texts: Sequence[str]) -> list[Keep]:

@@ -17,6 +17,7 @@ from quantspectrum.errors import UserError
 from quantspectrum.formats import preset
 from quantspectrum.lenses.native import NativeRequest, score_ops
 from quantspectrum.models.loading import Loaded
+from quantspectrum.models.ops import OpTable
 from quantspectrum.report import sensitivity_markdown
 from quantspectrum.spectrum.build import DEFAULT_CUTS
 from quantspectrum.spectrum.rules import parse_cuts
@@ -60,8 +61,14 @@ def sensitivity(
 
     Returns:
         A report for each metric and format, in their order.
+
+    Raises:
+        UserError: The second ranking of base ``fallback`` would rank nothing, or see
+            :func:`.score_ops`.
     """
     table = ops.table(loaded)
+    if base == "fallback":
+        _check_rescore(scoring.rescore, table)
     size = data.batch_size
     first = next(iter(paths.values()))
     journals: list[Path] = []
@@ -89,6 +96,15 @@ def sensitivity(
         for journal in journals:
             journal.unlink(missing_ok=True)
     return reports
+
+
+def _check_rescore(groups: int, table: OpTable) -> None:
+    there = len({op.group for op in table.candidates})
+    if there and groups >= there:
+        raise UserError(
+            f"--rescore {groups} restores all {there} groups of candidates, so that none is left to rank again; "
+            "give fewer"
+        )
 
 
 def _native_request(

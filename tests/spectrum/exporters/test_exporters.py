@@ -282,7 +282,8 @@ def test_an_export_imports_no_torch(case: Case, tmp_path: Path) -> None:
     )
     for target in ("torchao", "modelopt", "compressed-tensors", "autoround"):
         out = tmp_path / f"out{EXPORTERS[target].SUFFIX}"
-        arguments = command(case, target, out, "--report", str(case.report))
+        named = () if target in ("torchao", "modelopt") else ("--report", str(case.report))
+        arguments = command(case, target, out, *named)
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True
         )
