@@ -12,9 +12,18 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from quantspectrum.errors import UserError
+from quantspectrum.options.idle import (
+    argument,
+    calibrates_nothing,
+    draws_nothing,
+    lens_kinds,
+    no_latency_budget,
+    no_metric_of,
+    no_picture_files,
+    writes_no_text,
+)
 from quantspectrum.options.values import given
 from quantspectrum.sensitivity import MEASURED
 
@@ -67,73 +76,22 @@ def unheeded(args: Args) -> Iterator[tuple[Rule, str]]:
             yield rule, rule.told.format(option=f"--{asked[0].replace('_', '-')}")
 
 
-def _get(args: Args, name: str) -> Any:
-    return getattr(args, name, None)
-
-
-def _lens_kinds(args: Args) -> set[str]:
-    return {lens.partition(":")[0] for lens in _get(args, "lens") or ()}
-
-
-def _no_metric_of(args: Args, *metrics: str) -> bool:
-    """No lens of another framework, and none of these metrics."""
-    return not _get(args, "lens") and not set(args.metric or ["mse_v2"]) & set(metrics)
-
-
-def _no_latency_budget(args: Args) -> bool:
-    rules = (budget.partition("=")[2] for budget in args.budget or ())
-    return all(rule.partition(":")[0].strip() != "latency" for rule in rules)
-
-
-def _no_picture_files(args: Args) -> bool:
-    from quantspectrum.data.sources import parse_spec
-
-    return all(parse_spec(spec)[0] in ("demo", "text", "hub", "images") for spec in args.data or ())
-
-
-def _calibrates_nothing(args: Args) -> bool:
-    from quantspectrum.backends.frameworks import check_backend, isolated_named
-    from quantspectrum.backends.isolated import read_options
-
-    options = args.backend_option or ()
-    check_backend(args.backend, options=options)
-    framework = isolated_named(args.backend)
-    if framework is None:
-        return args.transform is None and args.algorithm == "rtn"
-    return not framework.needs_calibration(read_options(framework, options))
-
-
-def _draws_nothing(args: Args) -> bool:
-    """A framework's backend has a seed of its own use, whether or not it calibrates."""
-    from quantspectrum.backends import BACKENDS
-
-    return args.backend in BACKENDS and _calibrates_nothing(args)
-
-
-def _writes_no_text(args: Args) -> bool:
-    from quantspectrum.evaluate.onnx_model import is_onnx_variant
-    from quantspectrum.models import adapter_for
-    from quantspectrum.models.files import check_directory
-    from quantspectrum.models.loading import ModelSpec, load_config
-
-    spec = ModelSpec(**{name: getattr(args, name) for name in ModelSpec.__dataclass_fields__})
-    if not is_onnx_variant(spec.model):
-        check_directory(spec.model, spec.gguf_file)
-    return adapter_for(load_config(spec)).task not in ("causal-lm", "image-text-to-text")
-
-
 _LOADING = (
     *("revision", "gguf_file", "dtype", "device", "device_map", "offload_folder"),
     "trust_remote_code",
 )
 _DRAWING = ("data", "images", "calibration", "samples", "eval_samples", "max_length")
 _NO_LIMITS = ("heuristic", "import")
+_UNCALIBRATED = (
+    "{option} changed nothing: it is of calibration, and nothing asked for calibrates; --transform, "
+    "--algorithm gptq and some backends do (docs/backends.md)"
+)
 
 RULES: tuple[Rule, ...] = (
     # What is loaded.
     Rule(
         options=("revision",),
-        idle=lambda args: _get(args, "model") is not None and Path(args.model).is_dir(),
+        idle=lambda args: argument(args, "model") is not None and Path(args.model).is_dir(),
         told="{option} chooses among the versions on the Hub, and MODEL is a local directory, which "
         "holds one; leave {option} out, or give the Hub id",
     ),
@@ -153,14 +111,14 @@ RULES: tuple[Rule, ...] = (
     # Which samples.
     Rule(
         options=("images",),
-        idle=_no_picture_files,
+        idle=no_picture_files,
         told="{option} is the folder of pictures that --data coco:, pope: or jsonl: names, and none "
         "of them is given; give one, or leave {option} out",
     ),
     Rule(
         options=("prompts", "max_new_tokens", "latency_batch_size", "latency_prompt_tokens"),
         commands=("run", "evaluate"),
-        idle=_writes_no_text,
+        idle=writes_no_text,
         told="{option} is of models that write text, and MODEL writes none; leave {option} out",
     ),
     # Scores.
@@ -173,20 +131,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         options=("max_ops", "time_budget", "confidence_batches"),
         commands=("sensitivity",),
-        idle=lambda args: bool(_lens_kinds(args) & set(_NO_LIMITS)),
+        idle=lambda args: bool(lens_kinds(args) & set(_NO_LIMITS)),
         told="{option} bounds what is measured, and lenses heuristic: and import: measure nothing "
         "op by op; leave {option} out, or give them in a call of their own",
     ),
     Rule(
         options=("probes",),
         commands=("sensitivity", "run"),
-        idle=lambda args: _no_metric_of(args, "hawq_v2"),
+        idle=lambda args: no_metric_of(args, "hawq_v2"),
         told="{option} is of metric hawq_v2; give --metric hawq_v2 too, or leave {option} out",
     ),
     Rule(
         options=("slots", "rescore"),
         commands=("sensitivity", "run"),
-        idle=lambda args: _no_metric_of(args, *MEASURED),
+        idle=lambda args: no_metric_of(args, *MEASURED),
         told=f"{{option}} is of metrics that replay ops ({', '.join(MEASURED)}); give one of them, or "
         "leave {option} out",
     ),
@@ -220,7 +178,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         options=("latency",),
         commands=("spectrum", "run"),
-        idle=_no_latency_budget,
+        idle=no_latency_budget,
         told="{option} holds the times that budgets of latency are over; give --budget "
         "NAME=latency:100% too, or leave {option} out",
     ),
@@ -236,8 +194,9 @@ RULES: tuple[Rule, ...] = (
         options=("report",),
         commands=("export",),
         idle=lambda args: args.to not in ("compressed-tensors", "autoround"),
-        told="{option} names the ops that were no candidates, to --to compressed-tensors and "
-        "autoround alone; leave {option} out",
+        told="{option} changed nothing: it names the ops that were no candidates, to --to "
+        "compressed-tensors and autoround alone",
+        note=True,
     ),
     Rule(
         options=("onnx",),
@@ -257,26 +216,27 @@ RULES: tuple[Rule, ...] = (
         idle=lambda args: args.backend != "compressed-tensors",
         told="{option} is of backend compressed-tensors; leave {option} out for another",
     ),
+    # The same script may quantize with every backend: what one of them needs is no fault of another.
     Rule(
         options=("batch_size",),
         commands=("quantize",),
         idle=lambda _: True,
-        told="{option} changes nothing: who quantizes calibrates on one sample at a time; leave "
-        "{option} out",
+        told="{option} changed nothing: who quantizes calibrates on one sample at a time",
+        note=True,
     ),
     Rule(
         options=_DRAWING,
         commands=("quantize",),
-        idle=_calibrates_nothing,
-        told="{option} is of calibration, and nothing asked for calibrates: give --transform, "
-        "--algorithm gptq or a backend that does (docs/backends.md), or leave {option} out",
+        idle=calibrates_nothing,
+        told=_UNCALIBRATED,
+        note=True,
     ),
     Rule(
         options=("seed",),
         commands=("quantize",),
-        idle=_draws_nothing,
-        told="{option} is of calibration, and nothing asked for calibrates: give --transform, "
-        "--algorithm gptq or a backend that does (docs/backends.md), or leave {option} out",
+        idle=draws_nothing,
+        told=_UNCALIBRATED,
+        note=True,
     ),
     # Measurements.
     Rule(
