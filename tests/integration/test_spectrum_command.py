@@ -98,6 +98,7 @@ def test_reports_that_do_not_belong_together_are_refused(
     other = tmp_path / "other.json"
     write_artifact(other, report("fp8", SCORES, base="fallback"))
     command = ["spectrum", *reports, str(other), "--out", str(tmp_path / "s.json")]
+    command += ["--budget", "half=bytes:70%"]
     assert "have other bases (isolate and fallback)" in fails(command)
 
 
