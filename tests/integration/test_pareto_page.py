@@ -165,18 +165,35 @@ def test_what_five_percent_recover(side: str) -> None:
         assert row["kl"]["low"] > least
 
 
+@pytest.mark.parametrize("method", ["gradient", "kl_div"])
+def test_on_smollm2_what_is_picked_is_nowhere_worse(method: str) -> None:
+    for what in ("kl", "loss"):
+        found = verdicts("pareto_smollm2", "picked", method, what)
+        assert len(found) == 8
+        assert "worse" not in found
+
+
 def test_smollm2() -> None:
     found = result("pareto_smollm2")
-    of_gradient = [
-        pair
-        for pair in found["pairs"]
-        if pair["method"] == "gradient" and not pair["side"].startswith("solver:")
+    of_gradient, of_kl_div = (
+        [p for p in found["pairs"] if (p["side"], p["method"]) == ("kl", method)]
+        for method in ("gradient", "kl_div")
+    )
+    assert Counter(p["kl"]["verdict"] for p in of_gradient) == {"better": 4, "tie": 3, "same": 1}
+    assert Counter(p["kl"]["verdict"] for p in of_kl_div)["better"] == 5
+    (worse,) = [p["effective_bits"] for p in of_kl_div if p["kl"]["verdict"] == "worse"]
+    assert worse == 8.08
+    assert found["modelopt"]["kl_div"]["stopped_by"] == "time budget"
+    for pair in (*of_gradient, *of_kl_div):
+        assert pair["loss"]["verdict"] in ("tie", "same")
+    alone, among = (
+        found["recovered"][f"{side} kl_div 8.08"]["kl"]["value"] for side in ("kl", "fallback")
+    )
+    assert (round(alone, 2), round(among, 2)) == (0.15, 0.18)
+    hashes = [
+        found["profiles"][f"{who} kl_div 8.08"]["ops_sha256"] for who in ("picked", "modelopt")
     ]
-    verdicts = Counter(p["kl"]["verdict"] for p in of_gradient if p["side"] == "kl")
-    assert verdicts.total() == 8
-    assert verdicts["better"] == 4
-    for pair in of_gradient:
-        assert "worse" not in (pair["kl"]["verdict"], pair["loss"]["verdict"])
+    assert hashes[0] == hashes[1]
     row = found["recovered"]["kl gradient 8.4"]
     assert row["kept_share"] <= 0.05 + 1e-9
     assert (round(row["kl"]["value"], 2), round(row["loss"]["value"], 2)) == (0.71, 0.77)
