@@ -132,6 +132,11 @@ def test_a_variant_is_compared_in_pairs(vit: Loaded, tmp_path: Path) -> None:
     assert found.flips is not None
     assert found.flips.compared == 12
     assert found.resources.kernel == "emulated"
+    products = found.resources.matmuls
+    assert products is not None
+    # Those that are quantized, and the classifier's last.
+    linears = sum(calls for name, calls in products.items() if name.startswith("aten.linear"))
+    assert linears == len(plans) + 1
     assert found.resources.latency == ()
 
 
@@ -164,6 +169,16 @@ def test_samples_name_classes_all_or_none(vit: Loaded) -> None:
     ):
         evaluate_model(vit, asked(samples), load_s=0)
     assert classes_of(vit, pictures(3, answers=("lynx", "a bear"))) is None
+
+
+def test_a_name_comes_before_a_number_and_is_of_one_class(vit: Loaded) -> None:
+    vit.config.id2label = {0: "2", 1: "0", 2: "grey heron"}
+    assert classes_of(vit, pictures(3, answers=("2", "0", "1"))) == {"p0": 0, "p1": 1, "p2": 1}
+    # As ImageNet's two cranes, of which the configuration's label2id knows the last alone.
+    vit.config.id2label = {0: "crane", 1: "dog", 2: "Crane"}
+    with pytest.raises(UserError, match=r"sample p0: 'crane' is the name of the classes 0, 2 of"):
+        classes_of(vit, pictures(2, answers=("crane", "dog")))
+    assert classes_of(vit, pictures(2, answers=("2", "dog"))) == {"p0": 2, "p1": 1}
 
 
 @pytest.mark.parametrize(

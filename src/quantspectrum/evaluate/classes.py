@@ -17,6 +17,7 @@ from quantspectrum.artifacts import Accuracy
 from quantspectrum.data.encode import Batch
 from quantspectrum.data.sample import Sample
 from quantspectrum.errors import UserError
+from quantspectrum.evaluate.generation import normalize
 from quantspectrum.evaluate.predictions import Predictions
 from quantspectrum.evaluate.statistics import mean_with_stderr
 from quantspectrum.models.loading import Loaded
@@ -38,18 +39,18 @@ def why_no_classes(loaded: Loaded) -> str | None:
 def classes_of(loaded: Loaded, samples: Sequence[Sample]) -> dict[str, int] | None:
     """Class of each sample by its id; ``None`` where no sample names any.
 
-    A reference names a class by its name in the configuration's ``label2id``, whatever the case,
-    or by its number.
+    A reference names a class by its name in the configuration's ``id2label``, as exact match
+    compares texts, or by its number. A name comes before a number that is written like it.
 
     Raises:
-        UserError: Some samples name a class, and one names none.
+        UserError: Some samples name a class, and one names none; or a name is of several classes.
     """
-    names = {_plain(name): int(index) for name, index in loaded.config.label2id.items()}
-    names |= {str(index): index for index in names.values()}
-    found = {
-        sample.id: next((names[r] for r in map(_plain, sample.references) if r in names), None)
-        for sample in samples
-    }
+    labels = {int(index): str(name) for index, name in loaded.config.id2label.items()}
+    numbers: dict[str, list[int]] = {}
+    for index, name in labels.items():
+        numbers.setdefault(normalize(name), []).append(index)
+    meant = {str(index): [index] for index in labels} | numbers
+    found = {sample.id: _class_of(sample, meant) for sample in samples}
     known = {name: index for name, index in found.items() if index is not None}
     if not known:
         return None
@@ -62,8 +63,18 @@ def classes_of(loaded: Loaded, samples: Sequence[Sample]) -> dict[str, int] | No
     return known
 
 
-def _plain(name: object) -> str:
-    return " ".join(str(name).split()).casefold()
+def _class_of(sample: Sample, meant: Mapping[str, list[int]]) -> int | None:
+    """The class that the first reference to any names."""
+    for reference in sample.references:
+        classes = meant.get(normalize(reference), [])
+        if len(classes) > 1:
+            raise UserError(
+                f"sample {sample.id}: {reference!r} is the name of the classes "
+                f"{', '.join(map(str, classes))} of this model; give its number"
+            )
+        if classes:
+            return classes[0]
+    return None
 
 
 def class_logits(

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantspectrum import backends
 from quantspectrum.artifacts import Kernel, Resources
+from quantspectrum.backends.probing import probe_batches
 from quantspectrum.evaluate.latency import LatencyPlan, measure_latency
 from quantspectrum.evaluate.onnx_model import OnnxModel
 from quantspectrum.models.loading import Loaded
@@ -60,9 +61,7 @@ def measure_resources(loaded: Loaded, *, load_s: float, plan: LatencyPlan) -> Re
         kernel=kernel_of(loaded),
         latency=tuple(measure_latency(loaded, plan, *point) for point in points),
         weight_bytes=by_type,
-        matmuls=matmuls_of(loaded)
-        if loaded.takes_text or isinstance(loaded.model, OnnxModel)
-        else None,
+        matmuls=matmuls_of(loaded),
         peak_host_bytes=peak_host_bytes(),
         peak_device_bytes=int(torch.cuda.max_memory_allocated(device))
         if device.type == "cuda"
@@ -143,7 +142,7 @@ class _Matmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.inference_mode()
 def matmuls_of(loaded: Loaded) -> dict[str, int]:
-    """What one forward pass of a few tokens multiplies with: operator and types to calls.
+    """What one forward pass of a few tokens, or a picture, multiplies with: operator and types to calls.
 
     ATen's as dispatched; of an ONNX graph the nodes that ONNX Runtime ran.
     """
@@ -151,9 +150,11 @@ def matmuls_of(loaded: Loaded) -> dict[str, int]:
 
     if isinstance(loaded.model, OnnxModel):
         return loaded.model.products()
-    ids = torch.zeros((1, 4), dtype=torch.long, device=loaded.device)
+    inputs = {"input_ids": torch.zeros((1, 4), dtype=torch.long, device=loaded.device)}
+    if not loaded.takes_text:
+        inputs = probe_batches(loaded)[0].to(loaded.device).inputs
     mode = _Matmuls()
     watched: AbstractContextManager[Any] = mode
     with watched:
-        run_model(loaded.model, {"input_ids": ids})
+        run_model(loaded.model, inputs)
     return dict(sorted(mode.calls.items()))

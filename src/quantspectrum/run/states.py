@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantspectrum.artifacts import RunRecord, StageState, read_artifact, write_artifact
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 from quantspectrum.models.loading import pick_device
 from quantspectrum.provenance import Stopwatch, environment, reset_peak_memory
 from quantspectrum.run.request import RunRequest
@@ -86,7 +86,7 @@ class RunStates:
         try:
             work()
         except (Exception, KeyboardInterrupt, Stopped) as error:
-            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            told = in_one_line(error, 1000) or type(error).__name__
             self._mark(name, StageState(state="failed", wall_s=watch.wall_s, error=told))
             if isinstance(error, KeyboardInterrupt):
                 raise Stopped(f"interrupted in stage {name}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantspectrum.errors import UserError
+from quantspectrum.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
     from quantspectrum.report import Comparison
@@ -93,7 +93,7 @@ def track(run: Path, comparison: Comparison, request: dict[str, Any]) -> str:
                 mlflow.log_artifact(str(path), None if folder == "." else folder)
             return str(active.info.run_id)
     except mlflow.exceptions.MlflowException as error:
-        raise UserError(f"MLflow refused: {str(error).splitlines()[0]}") from error
+        raise UserError(f"MLflow refused: {in_one_line(error)}") from error
 
 
 def _files(run: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantspectrum.artifacts import AbsentKernel, LatencyEntry, LatencyTable, Op
-from quantspectrum.errors import UserError, told_when_full
+from quantspectrum.errors import UserError, in_one_line, told_when_full
 from quantspectrum.formats import Format
 from quantspectrum.models.loading import Loaded
 from quantspectrum.provenance import Stopwatch
@@ -102,7 +102,7 @@ def _entry(
     except Absent as reason:
         return _absent(shape, name, rows, str(reason))
     except (RuntimeError, NotImplementedError) as error:
-        return _absent(shape, name, rows, f"the kernel refuses: {str(error).splitlines()[0][:200]}")
+        return _absent(shape, name, rows, f"the kernel refuses: {in_one_line(error, 200)}")
     distance = _distance(found, x, weight, fmt, kernel.scale_dtype)
     # A comparison with NaN is false, so that NaN fails here too.
     if not distance <= MAX_RELATIVE_L2:
