@@ -16,10 +16,8 @@ tensor's codes, and how far the moved ones' values were from the middle between 
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,9 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
-from vl_backends import variant
+from vl_backends import Case, run_cases, variant
 
-from quantspectrum.artifacts import write_text
-from quantspectrum.demo import model_dir
-from quantspectrum.models.loading import Loaded, ModelSpec, load_model
-from quantspectrum.provenance import environment
+from quantspectrum.models.loading import Loaded
 
 MERGES = "CommonSubexpressionElimination"
 INTEGERS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulInteger")
@@ -183,7 +178,7 @@ def first_moved(path: Path) -> list[dict[str, Any] | None]:
     return found
 
 
-def case(loaded: Loaded, fmt: str, work: Path) -> dict[str, Any]:
+def case(loaded: Loaded, work: Path, *, fmt: str) -> dict[str, Any]:
     """Every form of one format's graph under every kind of session."""
     graph, ops = written(loaded, fmt, work)
     forms = {"uint8": graph}
@@ -225,22 +220,9 @@ def case(loaded: Loaded, fmt: str, work: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Both formats."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
-    loaded = load_model(ModelSpec(model=str(model_dir()), device="cpu"))
-    found: dict[str, Any] = {
-        "environment": environment(loaded.device).model_dump(mode="json"),
-        "onnxruntime": onnxruntime.__version__,
-        "cases": [],
-    }
-    for fmt in ("w8a8-static", "w8a8-static-affine"):
-        with tempfile.TemporaryDirectory() as work:
-            found["cases"].append(case(loaded, fmt, Path(work)))
-    write_text(out, json.dumps(found, indent=1) + "\n")
-    for one in found["cases"]:
-        for row in one["rows"]:
-            print(one["format"], row["inputs"], row["session"], row["integer_products"], one["ops"])
+    formats = ("w8a8-static", "w8a8-static-affine")
+    cases: dict[str, Case] = {fmt: partial(case, fmt=fmt) for fmt in formats}
+    run_cases(__doc__, cases, onnxruntime=onnxruntime.__version__)
 
 
 if __name__ == "__main__":

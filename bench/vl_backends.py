@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from quantspectrum.provenance import environment
 
 DATA = stages.DataRequest(data=("demo",), calibration=16, samples=4, eval_samples=1)
 CASES = (("onnx", "w8a8-static"), ("inc-static", "inc"), ("inc-static", "inc-reduce-range"))
+
+
+Case = Callable[[Loaded, Path], dict[str, Any]]
 
 
 def variant(loaded: Loaded, backend: str, fmt: str, work: Path) -> Manifest:
@@ -41,7 +46,7 @@ def variant(loaded: Loaded, backend: str, fmt: str, work: Path) -> Manifest:
     return stages.quantize(loaded, spectrum, "most", work / "v", backend=backend, data=DATA)
 
 
-def case(loaded: Loaded, backend: str, fmt: str, work: Path) -> dict[str, Any]:
+def case(loaded: Loaded, work: Path, *, backend: str, fmt: str) -> dict[str, Any]:
     """Write the variant; what its manifest says of it."""
     manifest = variant(loaded, backend, fmt, work)
     assert manifest.verification is not None
@@ -58,21 +63,36 @@ def case(loaded: Loaded, backend: str, fmt: str, work: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Every case, saved after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def run_cases(about: str, cases: Mapping[str, Case], **more: Any) -> None:
+    """Take every case of the embedded model and write them to ``--out``, anew after each.
+
+    Args:
+        about: The bench's description.
+        cases: Name of each case, and what takes it, given the model and a directory of its own.
+        more: What else the result says.
+    """
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     loaded = load_model(ModelSpec(model=str(model_dir()), device="cpu"))
     found: dict[str, Any] = {
         "environment": environment(loaded.device).model_dump(mode="json"),
         "cases": [],
+        **more,
     }
-    for backend, fmt in CASES:
+    for name, take in cases.items():
         with tempfile.TemporaryDirectory() as work:
-            found["cases"].append(case(loaded, backend, fmt, Path(work)))
+            found["cases"].append(take(loaded, Path(work)))
         write_text(out, json.dumps(found, indent=1) + "\n")
-        print(json.dumps(found["cases"][-1]["verification"]))
+        print(name, flush=True)
+
+
+def main() -> None:
+    """Every backend in every format it writes."""
+    made: dict[str, Case] = {
+        f"{backend} {fmt}": partial(case, backend=backend, fmt=fmt) for backend, fmt in CASES
+    }
+    run_cases(__doc__, made)
 
 
 if __name__ == "__main__":
